@@ -1,0 +1,1 @@
+//! A small, read-only, scriptable iSCSI target.

@@ -1,0 +1,3 @@
+//! The target as a program.
+
+fn main() {}
