@@ -1,6 +1,8 @@
 //! Bytes that can be read by position: image files, LUNs, slices of them, and the cache above them.
 
+mod image;
 mod segments;
+mod slice;
 
 use std::future::Future;
 use std::ops::Range;
@@ -8,7 +10,9 @@ use std::pin::Pin;
 
 use crate::error::{Error, ErrorKind, Result};
 
+pub use image::ImageFile;
 pub use segments::Segments;
+pub use slice::Slice;
 
 /// An answer under way.
 pub type ReadFuture<'a> = Pin<Box<dyn Future<Output = Result<Segments>> + Send + 'a>>;
