@@ -9,6 +9,12 @@ use secrecy::SecretString;
 #[derive(Clone)]
 pub struct ChapSecret(pub SecretString);
 
+impl From<&str> for ChapSecret {
+    fn from(secret: &str) -> Self {
+        Self(SecretString::from(secret))
+    }
+}
+
 impl fmt::Debug for ChapSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ChapSecret(..)")
@@ -22,6 +28,19 @@ pub struct Credentials {
     pub name: String,
     /// What CHAP_R is computed from.
     pub secret: ChapSecret,
+}
+
+/// A CHAP algorithm, by its number in IANA's registry of PPP authentication algorithms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChapAlgorithm {
+    /// 5
+    Md5,
+    /// 6
+    Sha1,
+    /// 7
+    Sha256,
+    /// 8
+    Sha3_256,
 }
 
 /// What we offer for HeaderDigest or DataDigest (RFC 7143 section 13.1).
@@ -47,10 +66,28 @@ pub struct Config {
     pub credentials: Option<Credentials>,
     /// How the target must prove who it is (mutual CHAP).
     pub target_credentials: Option<Credentials>,
+    /// The CHAP algorithms that we offer, the preferred one first.
+    pub chap_algorithms: Vec<ChapAlgorithm>,
     /// HeaderDigest.
     pub header_digest: DigestPolicy,
     /// DataDigest.
     pub data_digest: DigestPolicy,
     /// The longest that one operation (a login, a read) may take, retries included.
     pub timeout: Duration,
+}
+
+impl Config {
+    /// The defaults for this initiator name: no credentials, digests where the target insists, 30 s.
+    pub fn new(initiator: impl Into<String>) -> Self {
+        use ChapAlgorithm::{Md5, Sha1, Sha3_256, Sha256};
+        Self {
+            initiator: initiator.into(),
+            credentials: None,
+            target_credentials: None,
+            chap_algorithms: vec![Md5, Sha256, Sha1, Sha3_256],
+            header_digest: DigestPolicy::default(),
+            data_digest: DigestPolicy::default(),
+            timeout: Duration::from_secs(30),
+        }
+    }
 }

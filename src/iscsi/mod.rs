@@ -6,7 +6,7 @@ mod url;
 use crate::block::{BlockSource, ReadFuture};
 use crate::error::{Error, ErrorKind, Result};
 
-pub use config::{ChapSecret, Config, Credentials, DigestPolicy};
+pub use config::{ChapAlgorithm, ChapSecret, Config, Credentials, DigestPolicy};
 pub use url::{IscsiUrl, Portal};
 
 fn not_yet() -> Error {
@@ -22,11 +22,13 @@ pub struct TargetRecord {
     pub portals: Vec<(Portal, u16)>,
 }
 
-/// Asks a portal for its targets (SendTargets=All).
+/// Asks portals for their targets (SendTargets=All); what several of them report is merged.
+///
+/// A portal that does not answer is skipped with a warning while another one does.
 ///
 /// # Errors
 /// [`ErrorKind::Connect`], [`ErrorKind::Login`], [`ErrorKind::Timeout`], [`ErrorKind::Protocol`].
-pub async fn discover(_portal: &Portal, _config: &Config) -> Result<Vec<TargetRecord>> {
+pub async fn discover(_portals: &[Portal], _config: &Config) -> Result<Vec<TargetRecord>> {
     Err(not_yet())
 }
 
@@ -52,11 +54,11 @@ pub struct LunInfo {
 pub struct Session {}
 
 impl Session {
-    /// Logs in to `target` through `portal`, following redirects.
+    /// Logs in to `target` through the first of `portals` that lets us, following redirects.
     ///
     /// # Errors
     /// [`ErrorKind::Connect`], [`ErrorKind::Login`], [`ErrorKind::Timeout`], [`ErrorKind::Protocol`].
-    pub async fn login(_portal: &Portal, _target: &str, _config: &Config) -> Result<Self> {
+    pub async fn login(_portals: &[Portal], _target: &str, _config: &Config) -> Result<Self> {
         Err(not_yet())
     }
 

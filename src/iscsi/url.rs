@@ -5,12 +5,15 @@ use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
 
-use super::ChapSecret;
+use super::{ChapSecret, DigestPolicy};
+
+/// The port that IANA gave to iSCSI targets.
+const DEFAULT_PORT: u16 = 3260;
 
 /// A network portal: where a target listens. Port 3260 unless the URL says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Portal {
-    /// A name or an address; IPv6 addresses without brackets.
+    /// A name or an address; IPv6 addresses without brackets, link-local ones with `%interface`.
     pub host: String,
     /// The TCP port.
     pub port: u16,
@@ -26,15 +29,58 @@ impl fmt::Display for Portal {
     }
 }
 
-/// `iscsi://[user[%password]@]host[:port][/target[/lun]]`.
+impl FromStr for Portal {
+    type Err = Error;
+
+    /// `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address.
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |why: &str| Error::new(ErrorKind::Usage, format!("portal \"{text}\": {why}"));
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (host, rest) = rest.split_once(']').ok_or_else(|| bad("the `[` is not closed"))?;
+            match rest.strip_prefix(':') {
+                Some(port) => (host, Some(port)),
+                None if rest.is_empty() => (host, None),
+                None => return Err(bad("only `:port` can follow the `]`")),
+            }
+        } else {
+            match text.split_once(':') {
+                Some((_, rest)) if rest.contains(':') => (text, None),
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            }
+        };
+        if host.is_empty() {
+            return Err(bad("no host"));
+        }
+        let port = match port {
+            None => DEFAULT_PORT,
+            Some(port) => match port.parse() {
+                Ok(0) | Err(_) => return Err(bad("the port is a number from 1 to 65535")),
+                Ok(port) => port,
+            },
+        };
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+/// `iscsi://[user[%password]@]host[:port][,host[:port]...][/target[/lun]][?key=value&...]`.
+///
+/// As in libiscsi, escapes (`%3A`) are decoded in the target's name only, and the keys after `?` are
+/// `target_user`, `target_password` and `header_digest`; others are ignored. Several hosts are portals of one target.
 #[derive(Clone, Debug)]
 pub struct IscsiUrl {
-    /// Where to connect.
-    pub portal: Portal,
+    /// Where to connect: at least one, tried in turn.
+    pub portals: Vec<Portal>,
     /// The CHAP name in the URL.
     pub user: Option<String>,
     /// The CHAP secret in the URL, as libiscsi allows; whoever uses it warns.
     pub password: Option<ChapSecret>,
+    /// The name that the target proves itself with (mutual CHAP).
+    pub target_user: Option<String>,
+    /// The secret that the target proves itself with; whoever uses it warns.
+    pub target_password: Option<ChapSecret>,
+    /// What the URL asks for as header digest.
+    pub header_digest: Option<DigestPolicy>,
     /// The target's name; absent where a portal is meant.
     pub target: Option<String>,
     /// The LUN; absent for the target's only disk.
@@ -44,7 +90,151 @@ pub struct IscsiUrl {
 impl FromStr for IscsiUrl {
     type Err = Error;
 
-    fn from_str(_text: &str) -> Result<Self> {
-        Err(Error::new(ErrorKind::Usage, "iSCSI URLs are not there yet"))
+    fn from_str(text: &str) -> Result<Self> {
+        // The text may hold a password: no message repeats it.
+        let bad = |why: String| Error::new(ErrorKind::Usage, format!("iSCSI URL: {why}"));
+        let rest = text
+            .strip_prefix("iscsi://")
+            .ok_or_else(|| bad("it does not begin with iscsi://".into()))?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (account, rest) = match rest.split_once('@') {
+            Some((account, rest)) => (Some(account), rest),
+            None => (None, rest),
+        };
+        let (user, password) = match account {
+            None => (None, None),
+            Some(account) => match account.split_once('%').or_else(|| account.split_once(':')) {
+                Some((user, password)) => (Some(user), Some(password)),
+                None => (Some(account), None),
+            },
+        };
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let portals = hosts.split(',').map(str::parse).collect::<Result<Vec<Portal>>>()?;
+        let (target, lun) = match path.split_once('/') {
+            Some((target, lun)) => (target, lun.strip_suffix('/').unwrap_or(lun)),
+            None => (path, ""),
+        };
+        if target.is_empty() && !lun.is_empty() {
+            return Err(bad("a LUN without a target".into()));
+        }
+        let lun = match lun {
+            "" => None,
+            digits => Some(digits.parse().map_err(|_| {
+                bad(format!("\"{digits}\" is no LUN: a number stands behind the target's name"))
+            })?),
+        };
+        let mut url = Self {
+            portals,
+            user: user.filter(|user| !user.is_empty()).map(str::to_owned),
+            password: password.filter(|secret| !secret.is_empty()).map(ChapSecret::from),
+            target_user: None,
+            target_password: None,
+            header_digest: None,
+            target: if target.is_empty() { None } else { Some(decode(target)?) },
+            lun,
+        };
+        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            match key {
+                "target_user" => url.target_user = Some(value.to_owned()),
+                "target_password" => url.target_password = Some(ChapSecret::from(value)),
+                "header_digest" => {
+                    url.header_digest = Some(match value {
+                        "none" => DigestPolicy::None,
+                        "crc32c" => DigestPolicy::Require,
+                        _ => return Err(bad(format!("header_digest={value}: none or crc32c"))),
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(url)
+    }
+}
+
+/// `%XX` escapes; the result must be UTF-8, as iSCSI names are (RFC 7143 section 4.2.7).
+fn decode(name: &str) -> Result<String> {
+    let bad = |why| Error::new(ErrorKind::Usage, format!("iSCSI URL: target \"{name}\": {why}"));
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digits = rest.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+        let digits = digits.filter(|two| two.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let value = digits.and_then(|two| u8::from_str_radix(two, 16).ok());
+        bytes.push(value.ok_or_else(|| bad("two hexadecimal digits must follow %"))?);
+        rest = &rest[2..];
+    }
+    String::from_utf8(bytes).map_err(|_| bad("not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret as _;
+
+    fn parse(text: &str) -> IscsiUrl {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn everything_that_a_url_can_hold() {
+        let url = parse(
+            "iscsi://bob%p:w@san1:3333/iqn.2003-01.org%3Ax/7?target_user=t&target_password=s",
+        );
+        assert_eq!(url.portals, [Portal { host: "san1".into(), port: 3333 }]);
+        assert_eq!(url.user.as_deref(), Some("bob"));
+        assert_eq!(url.password.unwrap().0.expose_secret(), "p:w");
+        assert_eq!(url.target.as_deref(), Some("iqn.2003-01.org:x"));
+        assert_eq!(url.lun, Some(7));
+        assert_eq!(url.target_user.as_deref(), Some("t"));
+        assert_eq!(url.target_password.unwrap().0.expose_secret(), "s");
+    }
+
+    #[test]
+    fn target_and_lun_may_be_absent() {
+        let url = parse("iscsi://10.0.0.1");
+        assert_eq!(url.portals[0].to_string(), "10.0.0.1:3260");
+        assert_eq!((url.target, url.lun), (None, None));
+        let url = parse("iscsi://alice@10.0.0.1/iqn.x/");
+        assert_eq!((url.target.as_deref(), url.lun), (Some("iqn.x"), None));
+        assert_eq!(url.user.as_deref(), Some("alice"));
+        assert!(url.password.is_none());
+    }
+
+    #[test]
+    fn ipv6_and_several_portals() {
+        let url = parse("iscsi://[fe80::1%eth0]:3261,[::1],san2/iqn.x/0");
+        let shown: Vec<_> = url.portals.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["[fe80::1%eth0]:3261", "[::1]:3260", "san2:3260"]);
+        assert_eq!(url.user, None);
+        assert_eq!("::1".parse::<Portal>().unwrap().to_string(), "[::1]:3260");
+    }
+
+    #[test]
+    fn nonsense_is_refused_without_repeating_a_password() {
+        for text in [
+            "http://x/",
+            "iscsi://",
+            "iscsi:///iqn.x/0",
+            "iscsi://h:0/iqn.x",
+            "iscsi://h:99999",
+            "iscsi://[::1/iqn.x/0",
+            "iscsi://[::1]x/iqn.x/0",
+            "iscsi://h//0",
+            "iscsi://h/iqn.x/zero",
+            "iscsi://h/iqn.%4",
+            "iscsi://h/iqn.%+1",
+            "iscsi://h/iqn.%ff/0",
+            "iscsi://bob%secret@h/iqn.x/0/1",
+            "iscsi://h/iqn.x/0?header_digest=md5",
+        ] {
+            let error = text.parse::<IscsiUrl>().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{text}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
     }
 }
