@@ -96,9 +96,10 @@ impl Manifest {
 
     /// The paths of the regular files, as a path inside the file system (`/a/b`).
     pub fn regular_files(&self) -> impl Iterator<Item = (Vec<u8>, &Entry)> {
-        self.0.iter().filter(|(_, entry)| entry.mode & 0o170_000 == 0o100_000).map(|(path, entry)| {
-            (path.strip_prefix(b".").unwrap().to_vec(), entry)
-        })
+        self.0
+            .iter()
+            .filter(|(_, entry)| entry.mode & 0o170_000 == 0o100_000)
+            .map(|(path, entry)| (path.strip_prefix(b".").unwrap().to_vec(), entry))
     }
 
     fn walk(&mut self, path: &Path, name: &[u8]) {
@@ -119,7 +120,8 @@ impl Manifest {
 impl Entry {
     fn new(metadata: &Metadata, path: &Path) -> Self {
         let kind = metadata.file_type();
-        let rdev = if kind.is_block_device() || kind.is_char_device() { metadata.rdev() } else { 0 };
+        let rdev =
+            if kind.is_block_device() || kind.is_char_device() { metadata.rdev() } else { 0 };
         Self {
             mode: metadata.mode(),
             uid: metadata.uid(),

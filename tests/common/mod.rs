@@ -3,9 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod istgt;
+mod kernel;
+mod manifest;
 mod needs;
+mod snapbrowse;
 mod tgtd;
+mod tree;
 
 pub use istgt::{Istgt, IstgtOptions};
+pub use kernel::{KernelMount, copy_image, run};
+pub use manifest::{Aspects, Entry, Manifest, sha256, sha256_of};
 pub use needs::{Need, can_run, find_program};
+pub use snapbrowse::{FuseMount, Snapbrowse, User};
 pub use tgtd::{TgtTarget, Tgtd, free_port};
+pub use tree::{Limits, populate};

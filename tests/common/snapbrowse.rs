@@ -1,0 +1,157 @@
+//! The program itself, as a user runs it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use super::find_program;
+
+/// Who runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum User {
+    /// Whoever runs the tests.
+    Caller,
+    /// `nobody`; only root can become that.
+    Nobody,
+}
+
+/// The program with a place of its own: no configuration of the caller's, a home that is empty.
+#[derive(Debug)]
+pub struct Snapbrowse {
+    user: User,
+    /// Holds a copy of the program, which may otherwise lie where `nobody` cannot reach it.
+    home: tempfile::TempDir,
+}
+
+impl Snapbrowse {
+    /// As the caller.
+    pub fn new() -> Self {
+        Self::run_by(User::Caller)
+    }
+
+    /// As somebody else.
+    pub fn run_by(user: User) -> Self {
+        let home = tempfile::Builder::new().prefix("home").tempdir().unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_snapbrowse"), home.path().join("snapbrowse")).unwrap();
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let snapbrowse = Self { user, home };
+        fs::create_dir(snapbrowse.home()).unwrap();
+        snapbrowse.give_away(&snapbrowse.home());
+        snapbrowse
+    }
+
+    /// A directory that belongs to the user.
+    pub fn home(&self) -> PathBuf {
+        self.home.path().join("home")
+    }
+
+    /// Any program, run by the user.
+    pub fn command_of(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = match self.user {
+            User::Caller => Command::new(program),
+            User::Nobody => {
+                let mut command = Command::new(find_program("runuser").expect("no runuser"));
+                command.args(["-u", "nobody", "--"]).arg(program);
+                command
+            }
+        };
+        command.current_dir(self.home());
+        command.env("HOME", self.home()).env("XDG_CONFIG_HOME", self.home().join(".config"));
+        for name in ["LIBISCSI_CHAP_USERNAME", "LIBISCSI_CHAP_PASSWORD", "RUST_LOG"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// The program with these arguments, not yet started.
+    pub fn command<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Command {
+        let mut command = self.command_of(self.home.path().join("snapbrowse"));
+        command.args(arguments);
+        command
+    }
+
+    /// Runs it to its end.
+    pub fn output<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs it and gives its standard output.
+    ///
+    /// # Panics
+    /// Where it does not end with exit code 0, or says anything on standard error.
+    pub fn run<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Vec<u8> {
+        let mut command = self.command(arguments);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && said.is_empty(),
+            "{command:?}: {}: {said}",
+            output.status
+        );
+        output.stdout
+    }
+
+    /// Runs it and gives its one line on standard error.
+    ///
+    /// # Panics
+    /// Where it ends with another exit code or says more, or less.
+    pub fn fails<I: AsRef<OsStr>>(
+        &self,
+        code: i32,
+        arguments: impl IntoIterator<Item = I>,
+    ) -> String {
+        let mut command = self.command(arguments);
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{command:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{command:?}: {said}");
+        said.trim_end().to_owned()
+    }
+
+    /// Mounts `source` on a new directory of the user's; the mount is ready when this returns.
+    pub fn mount(&self, source: &str) -> FuseMount<'_> {
+        let dir = self.home().join(format!("mnt{}", fs::read_dir(self.home()).unwrap().count()));
+        fs::create_dir(&dir).unwrap();
+        self.give_away(&dir);
+        self.run([OsStr::new("mount"), OsStr::new(source), dir.as_os_str()]);
+        FuseMount { snapbrowse: self, dir, mounted: true }
+    }
+
+    fn give_away(&self, path: &Path) {
+        if self.user == User::Nobody {
+            std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+        }
+    }
+}
+
+/// A FUSE mount, unmounted when dropped.
+#[derive(Debug)]
+pub struct FuseMount<'a> {
+    snapbrowse: &'a Snapbrowse,
+    dir: PathBuf,
+    mounted: bool,
+}
+
+impl FuseMount<'_> {
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Unmounts with the program's own command, which must succeed.
+    pub fn unmount(mut self) {
+        self.mounted = false;
+        self.snapbrowse.run([OsStr::new("umount"), self.dir.as_os_str()]);
+    }
+}
+
+impl Drop for FuseMount<'_> {
+    fn drop(&mut self) {
+        if self.mounted {
+            let _ = self.snapbrowse.output([OsStr::new("umount"), self.dir.as_os_str()]);
+        }
+    }
+}

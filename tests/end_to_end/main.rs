@@ -1,0 +1,7 @@
+//! The main job from end to end: real targets, real images, the program as its users run it.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod faithful;
