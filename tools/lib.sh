@@ -47,3 +47,16 @@ need_rust() {
     [ "$minor" -ge 85 ] || die "$version is too old: Rust 1.85 or newer is needed (https://rustup.rs)"
     command -v cc >/dev/null || die "no C linker: apt install gcc libc6-dev"
 }
+
+# open_fuse: as root, makes /dev/fuse what distributions have: there, and open to ordinary users.
+open_fuse() {
+    is_root || return 0
+    if [ ! -e /dev/fuse ]; then
+        say "making /dev/fuse"
+        mknod -m 666 /dev/fuse c 10 229
+    fi
+    if [ "$(stat -c %a /dev/fuse)" != 666 ]; then
+        say "opening /dev/fuse to ordinary users (chmod 666)"
+        chmod 666 /dev/fuse
+    fi
+}

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod images;
 mod istgt;
 mod kernel;
 mod manifest;
@@ -10,6 +11,7 @@ mod snapbrowse;
 mod tgtd;
 mod tree;
 
+pub use images::{MadeImage, crashed_disk, make_crashed_disk};
 pub use istgt::{Istgt, IstgtOptions};
 pub use kernel::{KernelMount, copy_image, run};
 pub use manifest::{Aspects, Entry, Manifest, sha256, sha256_of};

@@ -48,6 +48,11 @@ impl Snapbrowse {
         self.home.path().join("home")
     }
 
+    /// The program's own path.
+    pub fn program(&self) -> PathBuf {
+        self.home.path().join("snapbrowse")
+    }
+
     /// Any program, run by the user.
     pub fn command_of(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = match self.user {
@@ -68,7 +73,7 @@ impl Snapbrowse {
 
     /// The program with these arguments, not yet started.
     pub fn command<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Command {
-        let mut command = self.command_of(self.home.path().join("snapbrowse"));
+        let mut command = self.command_of(self.program());
         command.args(arguments);
         command
     }

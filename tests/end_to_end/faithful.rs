@@ -1,10 +1,10 @@
 //! Everything in an image is what the kernel says it is, whichever way it is read, from two different targets.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::common::{
-    Aspects, Istgt, IstgtOptions, KernelMount, Limits, Manifest, Need, Snapbrowse, Tgtd, can_run,
-    copy_image, populate, run, sha256, sha256_of,
+    Aspects, Istgt, IstgtOptions, KernelMount, Limits, MadeImage, Manifest, Need, Snapbrowse, Tgtd,
+    can_run, copy_image, make_crashed_disk, run, sha256, sha256_of,
 };
 
 const NEEDS: &[Need] = &[
@@ -15,44 +15,12 @@ const NEEDS: &[Need] = &[
     Need::Program("rsync"),
 ];
 
-/// An image and where its file system lies.
-struct Image {
-    dir: tempfile::TempDir,
-    name: &'static str,
-    offset: u64,
-}
-
-impl Image {
-    /// Runs mke2fs and fills the new file system through the kernel.
-    fn made(name: &'static str, size: &str, mke2fs: &[&str], limits: Limits) -> Self {
-        let image = Self { dir: tempfile::tempdir().unwrap(), name, offset: 0 };
-        let path = image.path();
-        let file = path.to_str().unwrap();
-        run("truncate", &["-s", size, file]);
-        run("mke2fs", &[&["-q", "-F"], mke2fs, &[file]].concat());
-        populate(KernelMount::writable(&path, 0, "noatime").path(), limits);
-        image
-    }
-
-    /// A disk copied while the kernel had it mounted, inside a partition. The script fails where the journal does not matter.
-    fn crashed() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/make-dirty-ext3.sh");
-        run(script.to_str().unwrap(), &[dir.path().to_str().unwrap()]);
-        Self { dir, name: "dirty-ext3", offset: 1 << 20 }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join(self.name).with_extension("img")
-    }
-}
-
 #[test]
 fn crashed_ext3_reads_as_after_the_kernels_recovery() {
     if !can_run("crashed_ext3_reads_as_after_the_kernels_recovery", NEEDS) {
         return;
     }
-    let image = Image::crashed();
+    let image = make_crashed_disk();
     let unrecovered = KernelMount::without_recovery(&image.path(), image.offset);
     let config = std::fs::read(unrecovered.path().join("etc/foo.conf")).unwrap();
     drop(unrecovered);
@@ -61,7 +29,7 @@ fn crashed_ext3_reads_as_after_the_kernels_recovery() {
 }
 
 /// All of it, through every way out, from tgtd and from istgt; gives what the kernel says.
-fn reads_as_the_kernel_says(image: &Image) -> Manifest {
+fn reads_as_the_kernel_says(image: &MadeImage) -> Manifest {
     let replayed = image.dir.path().join("replayed.img");
     copy_image(&image.path(), &replayed);
     let kernel = KernelMount::replaying(&replayed, image.offset);
@@ -128,7 +96,7 @@ fn ext2_with_small_blocks_reads_as_the_kernel_says() {
     }
     let mke2fs = ["-t", "ext2", "-b", "1024", "-I", "128", "-O", "^filetype"];
     let limits = Limits { largest: 300 << 20, entries: 1000, long_times: false };
-    reads_as_the_kernel_says(&Image::made("ext2", "64M", &mke2fs, limits));
+    reads_as_the_kernel_says(&MadeImage::new("ext2", "64M", &mke2fs, limits));
 }
 
 #[test]
@@ -138,7 +106,7 @@ fn ext3_reads_as_the_kernel_says() {
     }
     let mke2fs = ["-t", "ext3", "-b", "4096"];
     let limits = Limits { largest: 5 << 30, entries: 5000, long_times: true };
-    reads_as_the_kernel_says(&Image::made("ext3", "200M", &mke2fs, limits));
+    reads_as_the_kernel_says(&MadeImage::new("ext3", "200M", &mke2fs, limits));
 }
 
 #[test]
@@ -148,5 +116,5 @@ fn ext4_reads_as_the_kernel_says() {
     }
     let mke2fs = ["-t", "ext4", "-O", "64bit,metadata_csum", "-N", "60000"];
     let limits = Limits { largest: 1 << 40, entries: 50_000, long_times: true };
-    reads_as_the_kernel_says(&Image::made("ext4", "400M", &mke2fs, limits));
+    reads_as_the_kernel_says(&MadeImage::new("ext4", "400M", &mke2fs, limits));
 }
