@@ -1,9 +1,22 @@
 //! The journal, played back in memory: a map from file-system blocks to their newest copies in the log.
 
+mod log;
+mod overlay;
+mod scan;
+#[cfg(test)]
+mod testlog;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::block::BlockSource;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::ext::layout::jbd2::JournalSuperblock;
+
+use log::Log;
+use overlay::JournalOverlay;
 
 /// What to do about a journal that was not played back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -55,6 +68,9 @@ pub struct Recovery {
     pub source: Arc<dyn BlockSource>,
     /// What was found.
     pub report: JournalReport,
+    /// Byte ranges of the device with the log whose contents change when somebody writes to the file system: the
+    /// journal superblock, and the block where the next transaction would start.
+    pub watch: Vec<Range<u64>>,
 }
 
 /// Reads the live part of the log and lays its newest copies over `source` (passes scan, revoke, replay of
@@ -62,13 +78,70 @@ pub struct Recovery {
 ///
 /// `log` gives the log's place on `source`, in order and without gaps; `block_size` is the file system's.
 ///
+/// Damage inside the log is treated as e2fsck treats it, with a warning in the report: a copy that does not match
+/// its checksum is left out when it is read, a commit block that does not ends the log, and a descriptor or revoke
+/// block that does not voids the whole recovery ([`JournalReport::replayed`] is false then).
+///
 /// # Errors
 /// [`ErrorKind::Corrupt`] or [`ErrorKind::BadChecksum`] for a journal superblock that cannot be used,
 /// [`ErrorKind::Unsupported`] with the name of a journal feature that is not known.
 pub async fn recover(
-    _source: Arc<dyn BlockSource>,
-    _log: Vec<LogRun>,
-    _block_size: u32,
+    source: Arc<dyn BlockSource>,
+    log: Vec<LogRun>,
+    block_size: u32,
 ) -> Result<Recovery> {
-    Err(Error::new(ErrorKind::Unsupported, "journals are not there yet"))
+    let log = Log::new(Arc::clone(&source), log, block_size)?;
+    recover_from(source, log, 0, block_size).await.map_err(|error| match error.kind() {
+        ErrorKind::Corrupt | ErrorKind::BadChecksum | ErrorKind::Unsupported => {
+            error.with_hint("`--journal ignore` reads the file system as it lies on the disk")
+        }
+        _ => error,
+    })
+}
+
+/// The same with the journal superblock in log block `superblock_at`.
+async fn recover_from(
+    source: Arc<dyn BlockSource>,
+    log: Log,
+    superblock_at: u32,
+    block_size: u32,
+) -> Result<Recovery> {
+    let superblock = JournalSuperblock::parse(&log.read_block(superblock_at).await?)?;
+    check_geometry(&superblock, &log, block_size)?;
+    let mut report = JournalReport {
+        present: true,
+        first_sequence: superblock.sequence,
+        ..JournalReport::default()
+    };
+    let mut watch: Vec<_> = log.bytes(superblock_at).into_iter().collect();
+    if superblock.start == 0 {
+        return Ok(Recovery { source, report, watch });
+    }
+    report.dirty = true;
+    let found = scan::scan(&log, &superblock).await?;
+    watch.extend(log.bytes(found.next_block));
+    report.transactions = found.transactions;
+    report.revokes = found.revokes;
+    report.warnings = found.warnings;
+    if let Some(reason) = found.failed {
+        report.warnings.push(format!("{reason}: nothing of the journal is used"));
+        return Ok(Recovery { source, report, watch });
+    }
+    let format = superblock.format();
+    let overlay =
+        JournalOverlay::new(source, log, format, superblock.sequence, block_size, found.copies);
+    report.replayed = true;
+    report.blocks = overlay.blocks();
+    Ok(Recovery { source: Arc::new(overlay), report, watch })
+}
+
+fn check_geometry(superblock: &JournalSuperblock, log: &Log, block_size: u32) -> Result<()> {
+    let fault = if superblock.block_size != block_size {
+        format!("blocks of {} bytes in a file system of {block_size}", superblock.block_size)
+    } else if superblock.max_len > log.blocks() {
+        format!("{} blocks in a log of {}", superblock.max_len, log.blocks())
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::Corrupt, format!("journal superblock: {fault}")))
 }
