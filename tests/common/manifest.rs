@@ -39,8 +39,10 @@ pub struct Entry {
 /// What a comparison looks at.
 #[derive(Clone, Copy, Debug)]
 pub enum Aspects {
-    /// All that `stat` shows.
+    /// All that `stat` shows, and the contents.
     All,
+    /// All that `stat` shows.
+    Inode,
     /// What a copy made by root keeps: not inode numbers, ctime and the sizes and link counts of directories, which belong to the
     /// file system that holds the copy. Holes stay holes: a copy takes no more blocks than the original and one MiB.
     RestoredByRoot,
@@ -92,6 +94,15 @@ impl Manifest {
             report.lines().count(),
             report.lines().take(20).collect::<Vec<_>>().join("\n")
         );
+    }
+
+    /// The part below `dir` (`./a`), as a manifest with its root there.
+    pub fn below(&self, dir: &[u8]) -> Self {
+        let rest = |path: &Vec<u8>| {
+            let rest = path.strip_prefix(dir)?;
+            (rest.is_empty() || rest[0] == b'/').then(|| [b".", rest].concat())
+        };
+        Self(self.0.iter().filter_map(|(path, entry)| Some((rest(path)?, entry.clone()))).collect())
     }
 
     /// The paths of the regular files, as a path inside the file system (`/a/b`).
@@ -152,7 +163,8 @@ impl Entry {
             }
         };
         let is_dir = self.mode & 0o170_000 == 0o040_000;
-        let all = matches!(aspects, Aspects::All);
+        let all = matches!(aspects, Aspects::All | Aspects::Inode);
+        let is_file = self.mode & 0o170_000 == 0o100_000;
         field("mode", &format!("{:o}", self.mode), &format!("{:o}", found.mode));
         if !matches!(aspects, Aspects::RestoredByUser) {
             field("uid", &self.uid, &found.uid);
@@ -172,7 +184,9 @@ impl Entry {
         field("rdev", &self.rdev, &found.rdev);
         field("atime", &self.atime, &found.atime);
         field("mtime", &self.mtime, &found.mtime);
-        field("digest", &self.digest, &found.digest);
+        if !(is_file && matches!(aspects, Aspects::Inode)) {
+            field("digest", &self.digest, &found.digest);
+        }
     }
 }
 

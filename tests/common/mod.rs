@@ -8,6 +8,7 @@ mod kernel;
 mod manifest;
 mod needs;
 mod snapbrowse;
+mod stat_json;
 mod tgtd;
 mod tree;
 

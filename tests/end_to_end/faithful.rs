@@ -49,6 +49,8 @@ fn reads_as_the_kernel_says(image: &MadeImage) -> Manifest {
 
 fn every_way_out(source: &str, expected: &Manifest, kernel: &Path) {
     let snapbrowse = Snapbrowse::new();
+    let found = Manifest::of_stat(&snapbrowse, source, expected.0.keys());
+    expected.assert_same(&found, Aspects::Inode, &format!("stat of {source}"));
     extracted(&snapbrowse, source, expected);
     printed(&snapbrowse, source, expected);
     mounted(&snapbrowse, source, expected, kernel);

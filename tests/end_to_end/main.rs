@@ -6,3 +6,4 @@ mod common;
 
 mod faithful;
 mod refusals;
+mod unprivileged;
