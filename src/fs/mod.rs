@@ -2,6 +2,9 @@
 
 mod attr;
 pub mod ext;
+#[cfg(test)]
+pub(crate) mod memory;
+mod path;
 
 use std::future::Future;
 use std::ops::Range;
@@ -12,6 +15,7 @@ use crate::block::Segments;
 use crate::error::Result;
 
 pub use attr::{Attr, DeviceNumber, DirEntry, FileType, Ino, StatFs, Timestamp};
+pub use path::{LastLink, resolve};
 
 /// An answer under way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;

@@ -1,0 +1,286 @@
+//! `snapbrowse info`.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::block::BlockSource;
+use crate::error::Result;
+use crate::fs::ext::{Ext, JournalReport, Options, Summary};
+use crate::volume::{self, Content, Table, Volume};
+
+use super::args::SourceArg;
+use super::exit::Exit;
+use super::output::{Output, printable};
+use super::source::{self, Context, Location, content_name};
+use super::tally::Tally;
+use super::units::show_size;
+
+/// Show the device, its partition table, its volumes and each file system
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  snapbrowse info iscsi://san1/iqn.2001-05.com.example:snap/0
+  snapbrowse info --json disk.img")]
+pub(crate) struct Args {
+    /// An iscsi:// URL, an image file or a block device
+    source: SourceArg,
+}
+
+pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
+    let location = Location::parse(&args.source)?;
+    let device = source::open_device(context, &location).await?;
+    let mut info = DeviceInfo::read(&location.to_string(), &device).await?;
+    let mut tally = Tally::default();
+    let options = Options { journal: context.settings.journal };
+    for (volume, scanned) in &mut info.volumes {
+        let wanted = context.settings.volume.as_ref().is_none_or(|name| *name == volume.name);
+        if scanned.content != Content::Ext || !wanted {
+            continue;
+        }
+        match Ext::open(Arc::clone(&scanned.source), options).await {
+            Ok(ext) => {
+                volume.filesystem = Some(FilesystemInfo::from(ext.summary()));
+                tally.done();
+            }
+            Err(error) => {
+                let error = error.context(format!("volume {}", volume.name));
+                volume.error = Some(error.to_string());
+                tally.failed(&error);
+            }
+        }
+    }
+    let mut out = Output::new();
+    if context.settings.json {
+        out.json_document(&info.to_json())?;
+    } else {
+        info.show(&mut out)?;
+    }
+    out.flush()?;
+    Ok(tally.exit())
+}
+
+/// What is known of a device.
+pub(crate) struct DeviceInfo {
+    source: String,
+    size: u64,
+    block_size: u32,
+    table: Table,
+    warnings: Vec<String>,
+    volumes: Vec<(VolumeInfo, Volume)>,
+}
+
+/// What is known of a volume.
+#[derive(Serialize)]
+pub(crate) struct VolumeInfo {
+    name: String,
+    offset: u64,
+    size: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    partition_type: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    label: String,
+    content: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filesystem: Option<FilesystemInfo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct DeviceJson<'a> {
+    source: &'a str,
+    size: u64,
+    block_size: u32,
+    table: &'static str,
+    warnings: &'a [String],
+    volumes: Vec<&'a VolumeInfo>,
+}
+
+#[derive(Serialize)]
+struct FilesystemInfo {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    label: String,
+    uuid: String,
+    size: u64,
+    block_size: u32,
+    inodes: u64,
+    features: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journal: Option<JournalInfo>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct JournalInfo {
+    state: &'static str,
+    transactions: u32,
+    blocks: u64,
+    revokes: u64,
+}
+
+impl DeviceInfo {
+    /// Reads the partition table of `device` and what each volume holds.
+    pub(crate) async fn read(source: &str, device: &Arc<dyn BlockSource>) -> Result<Self> {
+        let scan = volume::scan(device).await.map_err(|error| error.context(source))?;
+        let describe = |volume: Volume| {
+            let info = VolumeInfo {
+                name: volume.name.clone(),
+                offset: volume.range.start,
+                size: volume.range.end.saturating_sub(volume.range.start),
+                partition_type: volume.partition_type.clone(),
+                label: volume.label.clone(),
+                content: content_name(volume.content),
+                filesystem: None,
+                error: None,
+            };
+            (info, volume)
+        };
+        Ok(Self {
+            source: source.to_owned(),
+            size: device.len(),
+            block_size: device.block_size(),
+            table: scan.table,
+            warnings: scan.warnings,
+            volumes: scan.volumes.into_iter().map(describe).collect(),
+        })
+    }
+
+    /// The volumes, for a list that has room for no more.
+    pub(crate) fn into_volumes(self) -> Vec<VolumeInfo> {
+        self.volumes.into_iter().map(|(volume, _)| volume).collect()
+    }
+
+    fn to_json(&self) -> DeviceJson<'_> {
+        DeviceJson {
+            source: &self.source,
+            size: self.size,
+            block_size: self.block_size,
+            table: match self.table {
+                Table::Gpt => "gpt",
+                Table::Mbr => "mbr",
+                Table::None => "none",
+            },
+            warnings: &self.warnings,
+            volumes: self.volumes.iter().map(|(volume, _)| volume).collect(),
+        }
+    }
+
+    fn show(&self, out: &mut Output) -> Result<()> {
+        let Self { source, size, block_size, .. } = self;
+        out.line(printable(source.as_bytes()))?;
+        out.line(format_args!(
+            "  size    {} ({size} bytes), {block_size}-byte blocks",
+            show_size(*size)
+        ))?;
+        out.line(match self.table {
+            Table::Gpt => "  table   GPT",
+            Table::Mbr => "  table   MBR",
+            Table::None => "  table   none",
+        })?;
+        for warning in &self.warnings {
+            out.line(format_args!("  warning {}", printable(warning.as_bytes())))?;
+        }
+        for (volume, _) in &self.volumes {
+            out.line("")?;
+            volume.show(out)?;
+        }
+        Ok(())
+    }
+}
+
+impl VolumeInfo {
+    /// `p1: ext4, 8.0 GiB, Linux filesystem`.
+    pub(crate) fn headline(&self) -> String {
+        let content = self.filesystem.as_ref().map_or(self.content, |filesystem| filesystem.kind);
+        let mut line = format!("{}: {content}, {}", self.name, show_size(self.size));
+        for more in [&self.partition_type, &self.label] {
+            if !more.is_empty() {
+                line.push_str(", ");
+                line.push_str(&printable(more.as_bytes()));
+            }
+        }
+        line
+    }
+
+    fn show(&self, out: &mut Output) -> Result<()> {
+        out.line(self.headline())?;
+        if let Some(error) = &self.error {
+            out.line(format_args!("  error    {}", printable(error.as_bytes())))?;
+        }
+        let Some(filesystem) = &self.filesystem else { return Ok(()) };
+        let FilesystemInfo {
+            label,
+            uuid,
+            size,
+            block_size,
+            inodes,
+            features,
+            journal,
+            warnings,
+            ..
+        } = filesystem;
+        if !label.is_empty() {
+            out.line(format_args!("  label    {}", printable(label.as_bytes())))?;
+        }
+        out.line(format_args!("  uuid     {uuid}"))?;
+        out.line(format_args!(
+            "  size     {} in {block_size}-byte blocks, {inodes} inodes",
+            show_size(*size)
+        ))?;
+        out.line(format_args!("  features {}", features.join(" ")))?;
+        match journal {
+            None => out.line("  journal  none")?,
+            Some(journal) => out.line(format_args!("  journal  {}", journal.sentence()))?,
+        }
+        for warning in warnings {
+            out.line(format_args!("  warning  {}", printable(warning.as_bytes())))?;
+        }
+        Ok(())
+    }
+}
+
+impl From<&Summary> for FilesystemInfo {
+    fn from(summary: &Summary) -> Self {
+        Self {
+            kind: summary.kind,
+            label: summary.label.clone(),
+            uuid: uuid::Uuid::from_bytes(summary.uuid).to_string(),
+            size: summary.blocks.saturating_mul(summary.block_size.into()),
+            block_size: summary.block_size,
+            inodes: summary.inodes,
+            features: summary.features.clone(),
+            journal: summary.journal.present.then(|| JournalInfo::from(&summary.journal)),
+            warnings: summary.warnings.iter().chain(&summary.journal.warnings).cloned().collect(),
+        }
+    }
+}
+
+impl From<&JournalReport> for JournalInfo {
+    fn from(report: &JournalReport) -> Self {
+        Self {
+            state: match (report.dirty, report.replayed) {
+                (false, _) => "clean",
+                (true, true) => "replayed",
+                (true, false) => "ignored",
+            },
+            transactions: report.transactions,
+            blocks: report.blocks,
+            revokes: report.revokes,
+        }
+    }
+}
+
+impl JournalInfo {
+    fn sentence(&self) -> String {
+        let Self { transactions, blocks, revokes, .. } = self;
+        match self.state {
+            "clean" => "clean".to_owned(),
+            "ignored" => "dirty, not played back".to_owned(),
+            _ => format!(
+                "dirty, played back in memory: {transactions} transactions, {blocks} blocks, {revokes} revokes"
+            ),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! From SOURCE to a file system: log in or open the image, cache, partition table, volume, reader.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::block::{BlockSource, ImageFile};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::Filesystem;
+use crate::fs::ext::{self, Ext};
+use crate::iscsi::{self, IscsiUrl, Portal, Session};
+use crate::volume::{self, Content, Scan, Volume};
+
+use super::args::{Engine, SourceArg};
+use super::complain;
+use super::exit::Exit;
+use super::settings::Settings;
+use super::units::show_size;
+
+/// What every command works with: the settings, and the sessions that must be logged out at the end.
+pub(crate) struct Context {
+    pub(crate) settings: Settings,
+    sessions: Mutex<Vec<Session>>,
+}
+
+impl Context {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { settings, sessions: Mutex::new(Vec::new()) }
+    }
+
+    /// Logs in; [`Context::log_out`] will end the session, whatever happens in between.
+    pub(crate) async fn log_in(
+        &self,
+        portals: &[Portal],
+        target: &str,
+        config: &iscsi::Config,
+    ) -> Result<Session> {
+        let session = Session::login(portals, target, config).await?;
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).push(session.clone());
+        Ok(session)
+    }
+
+    /// Logs out of everything. The SAN may take the snapshot away after this.
+    pub(crate) async fn log_out(&self) {
+        let sessions =
+            std::mem::take(&mut *self.sessions.lock().unwrap_or_else(PoisonError::into_inner));
+        for session in sessions {
+            if let Err(error) = session.logout().await {
+                tracing::warn!("logout: {error}");
+            }
+        }
+    }
+}
+
+/// Where the blocks come from.
+#[derive(Clone, Debug)]
+pub(crate) enum Location {
+    /// A LUN.
+    Lun { url: IscsiUrl, target: String },
+    /// An image file or a block device.
+    Image(PathBuf),
+}
+
+impl Location {
+    /// Understands SOURCE.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a URL that is none, or that names a portal only.
+    pub(crate) fn parse(source: &SourceArg) -> Result<Self> {
+        let Some(text) = source.0.to_str().filter(|text| text.starts_with("iscsi://")) else {
+            return Ok(Self::Image(PathBuf::from(&source.0)));
+        };
+        let url: IscsiUrl = text.parse()?;
+        match url.target.clone() {
+            Some(target) => Ok(Self::Lun { url, target }),
+            None => Err(Error::new(
+                ErrorKind::Usage,
+                format!("{} names a portal, and a target is needed here", portals(&url)),
+            )
+            .with_hint(format!("snapbrowse discover {} lists the targets", portals(&url)))),
+        }
+    }
+}
+
+/// Without the user and the secret that a URL may hold.
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(path) => path.display().fmt(f),
+            Self::Lun { url, target } => {
+                write!(f, "{}/{target}", portals(url))?;
+                url.lun.map_or(Ok(()), |lun| write!(f, "/{lun}"))
+            }
+        }
+    }
+}
+
+/// The portals of a URL, as a URL.
+pub(crate) fn portals(url: &IscsiUrl) -> String {
+    let portals: Vec<String> = url.portals.iter().map(Portal::to_string).collect();
+    format!("iscsi://{}", portals.join(","))
+}
+
+/// Opens the blocks of SOURCE.
+///
+/// # Errors
+/// Those of the image file, or of connecting, logging in and finding the LUN.
+pub(crate) async fn open_device(
+    context: &Context,
+    location: &Location,
+) -> Result<Arc<dyn BlockSource>> {
+    match location {
+        Location::Image(path) => Ok(Arc::new(ImageFile::open(path)?)),
+        Location::Lun { url, target } => {
+            let config = context.settings.login(url)?;
+            let session = context.log_in(&url.portals, target, &config).await?;
+            let lun = session.open_lun(url.lun).await?;
+            Ok(Arc::new(lun))
+        }
+    }
+}
+
+/// An open file system with what it stands on.
+#[derive(Clone)]
+pub(crate) struct Opened {
+    pub(crate) filesystem: Arc<dyn Filesystem>,
+    /// SOURCE without secrets.
+    pub(crate) location: String,
+}
+
+/// Opens the file system that SOURCE and `--volume` mean.
+///
+/// # Errors
+/// Those of [`open_device`], [`choose`] and the reader.
+pub(crate) async fn open(context: &Context, source: &SourceArg) -> Result<Opened> {
+    let location = Location::parse(source)?;
+    let name = location.to_string();
+    let device = open_device(context, &location).await?;
+    let scan = volume::scan(&device).await.map_err(|error| error.context(&name))?;
+    for warning in &scan.warnings {
+        tracing::warn!("{name}: {warning}");
+    }
+    let volume =
+        choose(&scan, context.settings.volume.as_deref()).map_err(|error| error.context(&name))?;
+    tracing::info!("{name}: reading volume {}", volume.name);
+    let filesystem = read(context, volume)
+        .await
+        .map_err(|error| error.context(format!("{name}, volume {}", volume.name)))?;
+    Ok(Opened { filesystem, location: name })
+}
+
+/// Opens the file system on `volume` with the reader that was asked for.
+async fn read(context: &Context, volume: &Volume) -> Result<Arc<dyn Filesystem>> {
+    let options = ext::Options { journal: context.settings.journal };
+    match context.settings.engine {
+        Engine::Native => {
+            let ext = Ext::open(Arc::clone(&volume.source), options).await?;
+            for warning in &ext.summary().warnings {
+                tracing::warn!("volume {}: {warning}", volume.name);
+            }
+            Err(Error::new(ErrorKind::Unsupported, "the ext reader is not there yet"))
+        }
+        Engine::Ext4View => Err(Error::new(ErrorKind::Unsupported, "ext4-view is not there yet")),
+    }
+}
+
+/// Opens SOURCE, works on it, and looks at the end whether it held still.
+///
+/// # Errors
+/// Those of [`open`] and of `work`; [`ErrorKind::BeingWritten`] where the volume changed meanwhile: what was read
+/// may be wrong then, and what failed may have failed for that reason.
+pub(crate) async fn with_filesystem(
+    context: &Context,
+    source: &SourceArg,
+    work: impl AsyncFnOnce(Opened) -> Result<Exit>,
+) -> Result<Exit> {
+    let opened = open(context, source).await?;
+    let result = work(opened.clone()).await;
+    let unchanged = opened.filesystem.check_unchanged().await;
+    match (result, unchanged) {
+        (result, Ok(())) => result,
+        (Ok(_), Err(error)) => Err(error.context(&opened.location)),
+        (Err(error), Err(change)) if change.kind() == ErrorKind::BeingWritten => {
+            complain(&error);
+            Err(change.context(&opened.location))
+        }
+        // The session is gone, most likely, and so the check fails too: the first failure says more.
+        (Err(error), Err(_)) => Err(error),
+    }
+}
+
+/// The volume of that name, or the only one with a file system.
+///
+/// # Errors
+/// [`ErrorKind::VolumeNotFound`] where there is none of that name, or several and none named;
+/// [`ErrorKind::NoFilesystem`] where none is readable. All of them list what was found.
+fn choose<'a>(scan: &'a Scan, name: Option<&str>) -> Result<&'a Volume> {
+    let readable = |volume: &&Volume| volume.content == Content::Ext;
+    if let Some(name) = name {
+        let volume = scan.volumes.iter().find(|volume| volume.name == name).ok_or_else(|| {
+            Error::new(ErrorKind::VolumeNotFound, format!("no volume {name}; found {}", list(scan)))
+        })?;
+        // A damaged superblock has no signature; whoever names such a volume gets the reader's own verdict.
+        return match volume.content {
+            Content::Ext | Content::Unknown => Ok(volume),
+            Content::Other(what) => Err(Error::new(
+                ErrorKind::NoFilesystem,
+                format!("volume {name} holds {what}, which is not read here"),
+            )),
+        };
+    }
+    let mut found = scan.volumes.iter().filter(readable);
+    match (found.next(), found.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => Err(Error::new(
+            ErrorKind::NoFilesystem,
+            format!("no ext2, ext3 or ext4 file system; found {}", list(scan)),
+        )),
+        (Some(_), Some(_)) => Err(Error::new(
+            ErrorKind::VolumeNotFound,
+            format!("several file systems; found {}", list(scan)),
+        )
+        .with_hint("choose one with --volume NAME")),
+    }
+}
+
+/// `p1 (ext, 8.0 GiB), p2 (XFS, 1.0 GiB)`.
+fn list(scan: &Scan) -> String {
+    if scan.volumes.is_empty() {
+        return "no volumes".to_owned();
+    }
+    let describe = |volume: &Volume| {
+        let size = show_size(volume.range.end.saturating_sub(volume.range.start));
+        format!("{} ({}, {size})", volume.name, content_name(volume.content))
+    };
+    scan.volumes.iter().map(describe).collect::<Vec<_>>().join(", ")
+}
+
+/// What a volume holds, in words.
+pub(crate) fn content_name(content: Content) -> &'static str {
+    match content {
+        Content::Ext => "ext2/3/4",
+        Content::Other(what) => what,
+        Content::Unknown => "nothing known",
+    }
+}
