@@ -1,5 +1,6 @@
 //! Bytes that can be read by position: image files, LUNs, slices of them, and the cache above them.
 
+mod cache;
 mod image;
 mod segments;
 mod slice;
@@ -10,6 +11,7 @@ use std::pin::Pin;
 
 use crate::error::{Error, ErrorKind, Result};
 
+pub use cache::{Cache, CachePool, CacheStats};
 pub use image::ImageFile;
 pub use segments::Segments;
 pub use slice::Slice;

@@ -1,5 +1,7 @@
 //! An answer in a few pieces, so that nothing is copied only to make it contiguous.
 
+use std::ops::Range;
+
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
@@ -73,6 +75,22 @@ impl Segments {
         }
     }
 
+    /// The bytes of `range`, which must lie within; shares the buffers.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        let mut part = Self::new();
+        let mut start = 0;
+        for piece in &self.pieces {
+            let from = range.start.max(start) - start;
+            let to = range.end.min(start + piece.len()).saturating_sub(start);
+            if from < to {
+                part.push(piece.slice(from..to));
+            }
+            start += piece.len();
+        }
+        part
+    }
+
     /// Keeps the first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
         let mut left = len.min(self.len);
@@ -113,6 +131,17 @@ mod tests {
         segments.truncate(4);
         assert_eq!(segments.pieces().len(), 2);
         assert_eq!(segments.into_bytes(), &b"abcd"[..]);
+    }
+
+    #[test]
+    fn a_slice_may_cross_pieces() {
+        let mut segments = Segments::from(b"abc".to_vec());
+        segments.append(Segments::from(b"defg".to_vec()));
+        segments.append(Segments::from(b"h".to_vec()));
+        for (from, to) in [(0, 8), (1, 2), (2, 5), (3, 7), (7, 8), (4, 4)] {
+            let slice = segments.slice(from..to);
+            assert_eq!(slice.into_bytes(), &b"abcdefgh"[from..to]);
+        }
     }
 
     #[test]

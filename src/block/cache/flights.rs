@@ -1,0 +1,235 @@
+//! Reads under way, and the hints that wait for their turn.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+
+use smallvec::SmallVec;
+use tokio::sync::SetOnce;
+
+use super::Device;
+use super::lines::Class;
+use crate::block::Segments;
+use crate::error::Result;
+
+/// The longest single read of the source. Longer ones are several at a time, so that their first part can be
+/// used while the last is still on the wire.
+pub(super) const READ_MAX: u64 = 1 << 20;
+
+/// Ranges with at most this much between them are read as one: that costs no more time on the wire than a
+/// second command does at the target.
+const GAP_MAX: u64 = 32 << 10;
+
+/// A range that has to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) range: Range<u64>,
+    pub(super) class: Class,
+}
+
+/// Joins ranges that touch or nearly touch and cuts them at multiples of [`READ_MAX`].
+pub(super) fn coalesce(mut ranges: SmallVec<[Wanted; 4]>) -> SmallVec<[Wanted; 4]> {
+    ranges.sort_unstable_by_key(|wanted| wanted.range.start);
+    let mut joined: SmallVec<[Wanted; 4]> = SmallVec::new();
+    for wanted in ranges {
+        match joined.last_mut() {
+            Some(last) if wanted.range.start <= last.range.end.saturating_add(GAP_MAX) => {
+                last.range.end = last.range.end.max(wanted.range.end);
+                if wanted.class == Class::Small {
+                    last.class = Class::Small;
+                }
+            }
+            _ => joined.push(wanted),
+        }
+    }
+    let mut reads = SmallVec::new();
+    for Wanted { range, class } in joined {
+        let mut start = range.start;
+        while start < range.end {
+            let border = (start / READ_MAX + 1).saturating_mul(READ_MAX);
+            let end = range.end.min(border);
+            reads.push(Wanted { range: start..end, class });
+            start = end;
+        }
+    }
+    reads
+}
+
+/// One read of the source, with everybody who waits for it.
+pub(super) struct Flight {
+    pub(super) device: Arc<Device>,
+    pub(super) wanted: Wanted,
+    /// Whether nobody had asked for it when it was begun.
+    ahead: bool,
+    pub(super) answer: SetOnce<Result<Segments>>,
+}
+
+impl Flight {
+    pub(super) fn len(&self) -> usize {
+        // At most READ_MAX, which `coalesce` sees to.
+        (self.wanted.range.end - self.wanted.range.start) as usize
+    }
+}
+
+/// All reads under way, none overlapping another of the same device, and the hints that wait.
+pub(super) struct Flights {
+    flying: BTreeMap<(u32, u64), Arc<Flight>>,
+    bytes: usize,
+    ahead_bytes: usize,
+    ahead_max: usize,
+    /// A hint keeps no device alive.
+    waiting: VecDeque<(Weak<Device>, Wanted)>,
+    waiting_bytes: usize,
+}
+
+impl Flights {
+    /// With at most `ahead_max` bytes under way, and as many waiting, that nobody has asked for yet.
+    pub(super) fn new(ahead_max: usize) -> Self {
+        Self {
+            flying: BTreeMap::new(),
+            bytes: 0,
+            ahead_bytes: 0,
+            ahead_max,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+        }
+    }
+
+    /// Bytes under way.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The reads under way that touch `range`, in order.
+    pub(super) fn over(&self, device: u32, range: &Range<u64>) -> SmallVec<[Arc<Flight>; 4]> {
+        // They do not overlap, so only the last one that begins before the range can reach into it.
+        let before = self.flying.range((device, 0)..(device, range.start)).next_back();
+        let within = self.flying.range((device, range.start)..(device, range.end));
+        before
+            .into_iter()
+            .filter(|(_, flight)| flight.wanted.range.end > range.start)
+            .chain(within)
+            .map(|(_, flight)| Arc::clone(flight))
+            .collect()
+    }
+
+    /// The parts of `range` that no read under way brings.
+    pub(super) fn not_flying(&self, device: u32, range: Range<u64>) -> SmallVec<[Range<u64>; 4]> {
+        let mut parts = SmallVec::new();
+        let mut at = range.start;
+        for flight in self.over(device, &range) {
+            if flight.wanted.range.start > at {
+                parts.push(at..flight.wanted.range.start);
+            }
+            at = flight.wanted.range.end;
+        }
+        if at < range.end {
+            parts.push(at..range.end);
+        }
+        parts
+    }
+
+    /// Enters a read that is about to begin.
+    pub(super) fn begin(
+        &mut self,
+        device: &Arc<Device>,
+        wanted: Wanted,
+        ahead: bool,
+    ) -> Arc<Flight> {
+        let key = (device.number, wanted.range.start);
+        let flight =
+            Arc::new(Flight { device: Arc::clone(device), wanted, ahead, answer: SetOnce::new() });
+        self.bytes += flight.len();
+        if ahead {
+            self.ahead_bytes += flight.len();
+        }
+        let other = self.flying.insert(key, Arc::clone(&flight));
+        debug_assert!(other.is_none(), "two reads of one block at a time");
+        flight
+    }
+
+    /// Strikes out a read that is over.
+    pub(super) fn end(&mut self, flight: &Flight) {
+        if self.flying.remove(&(flight.device.number, flight.wanted.range.start)).is_some() {
+            self.bytes -= flight.len();
+            if flight.ahead {
+                self.ahead_bytes -= flight.len();
+            }
+        }
+    }
+
+    /// Puts a hint in the queue; one too many is forgotten.
+    pub(super) fn wait(&mut self, device: &Arc<Device>, wanted: Wanted) {
+        let len = (wanted.range.end - wanted.range.start) as usize;
+        if self.waiting_bytes + len <= self.ahead_max {
+            self.waiting_bytes += len;
+            self.waiting.push_back((Arc::downgrade(device), wanted));
+        }
+    }
+
+    /// The next hint, if there is room for it among the reads under way.
+    pub(super) fn next_ahead(&mut self) -> Option<(Weak<Device>, Wanted)> {
+        let (_, wanted) = self.waiting.front()?;
+        let len = (wanted.range.end - wanted.range.start) as usize;
+        if self.ahead_bytes + len > self.ahead_max {
+            return None;
+        }
+        self.waiting_bytes -= len;
+        self.waiting.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::smallvec;
+
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+
+    fn small(range: Range<u64>) -> Wanted {
+        Wanted { range, class: Class::Small }
+    }
+
+    fn large(range: Range<u64>) -> Wanted {
+        Wanted { range, class: Class::Large }
+    }
+
+    #[test]
+    fn near_ranges_become_one_read() {
+        let reads = coalesce(smallvec![
+            small(100 * KIB..104 * KIB),
+            small(0..4 * KIB),
+            small(4 * KIB..8 * KIB),
+            small(40 * KIB..44 * KIB),
+        ]);
+        assert_eq!(reads[..], [small(0..44 * KIB), small(100 * KIB..104 * KIB)]);
+    }
+
+    #[test]
+    fn long_ranges_are_cut_at_multiples_of_the_longest_read() {
+        let reads =
+            coalesce(smallvec![large(1000 * KIB..3 << 20), large(3 << 20..(3 << 20) + KIB),]);
+        assert_eq!(
+            reads[..],
+            [
+                large(1000 * KIB..1 << 20),
+                large(1 << 20..2 << 20),
+                large(2 << 20..3 << 20),
+                large(3 << 20..(3 << 20) + KIB)
+            ]
+        );
+    }
+
+    #[test]
+    fn one_small_range_makes_the_read_a_small_one() {
+        let reads = coalesce(smallvec![large(0..64 * KIB), small(64 * KIB..68 * KIB)]);
+        assert_eq!(reads[..], [small(0..68 * KIB)]);
+    }
+
+    #[test]
+    fn nested_ranges_do_not_shorten_each_other() {
+        let reads = coalesce(smallvec![large(0..2 << 20), small(4 * KIB..8 * KIB)]);
+        assert_eq!(reads[..], [small(0..1 << 20), small(1 << 20..2 << 20)]);
+    }
+}

@@ -1,0 +1,449 @@
+//! What the cache holds: lines of 64 KiB in two lists, the least recently used at the end of each.
+//!
+//! A line collects pieces of what the source answered. A map entry per 64 KiB rather than per block keeps a
+//! stream cheap (two look-ups for a FUSE read of 128 KiB), and a line need not be full, so that one inode
+//! costs one block and not 64 KiB of the wire.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use lru::LruCache;
+use smallvec::{SmallVec, smallvec};
+
+use crate::block::Segments;
+
+/// Bytes of the device that share one entry.
+pub(super) const LINE: u64 = 64 << 10;
+
+/// Memory that a line and a buffer cost besides their bytes: list node, table entry, piece, counters.
+const OVERHEAD: usize = 320;
+
+/// Which of the two lists a line is in.
+///
+/// A small read costs a round trip for little, a large one costs little per byte: small reads (inodes,
+/// directories, extent trees, small files) are dear to repeat and are kept apart from what streams through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    Small,
+    Large,
+}
+
+impl Class {
+    /// Reads of at most this many bytes are small ones.
+    const SMALL_MAX: u64 = 32 << 10;
+
+    /// The class of a read of `len` bytes.
+    pub(super) fn of(len: u64) -> Self {
+        if len <= Self::SMALL_MAX { Self::Small } else { Self::Large }
+    }
+}
+
+/// One contiguous piece of an answer. It may be cut over several lines, and its memory is free only when the
+/// last of them is gone: so it is charged in full until then.
+struct Buffer {
+    bytes: Bytes,
+}
+
+impl Buffer {
+    fn cost(&self) -> usize {
+        self.bytes.len() + OVERHEAD
+    }
+}
+
+/// A part of a buffer within a line.
+struct Piece {
+    /// The place in the line.
+    range: Range<usize>,
+    /// Where that place begins in the buffer.
+    at: usize,
+    buffer: Arc<Buffer>,
+}
+
+/// The pieces of one line, in order, never overlapping.
+#[derive(Default)]
+struct Line {
+    pieces: SmallVec<[Piece; 1]>,
+}
+
+impl Line {
+    fn held(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.range.len()).sum()
+    }
+
+    /// Parts of `range` that no piece holds.
+    fn gaps(&self, range: Range<usize>) -> SmallVec<[Range<usize>; 2]> {
+        let mut gaps = SmallVec::new();
+        let mut at = range.start;
+        for piece in &self.pieces {
+            if piece.range.start >= range.end {
+                break;
+            }
+            if piece.range.start > at {
+                gaps.push(at..piece.range.start);
+            }
+            at = at.max(piece.range.end);
+        }
+        if at < range.end {
+            gaps.push(at..range.end);
+        }
+        gaps
+    }
+
+    fn add(&mut self, piece: Piece) {
+        let place = self.pieces.partition_point(|held| held.range.start < piece.range.start);
+        self.pieces.insert(place, piece);
+    }
+}
+
+/// Which device, and which line of it.
+type Key = (u32, u64);
+
+/// One list and the bytes of the device that its lines hold.
+struct List {
+    lines: LruCache<Key, Line>,
+    held: usize,
+}
+
+impl List {
+    fn new() -> Self {
+        Self { lines: LruCache::unbounded(), held: 0 }
+    }
+}
+
+/// The two lists under one budget.
+pub(super) struct Lines {
+    small: List,
+    large: List,
+    /// Memory in use: every buffer once, as long as a line holds a part of it.
+    used: usize,
+}
+
+impl Lines {
+    pub(super) fn new() -> Self {
+        Self { small: List::new(), large: List::new(), used: 0 }
+    }
+
+    /// Memory in use, in bytes.
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
+    /// The bytes of `range`, if all of them are here; counts as a use.
+    pub(super) fn get(&mut self, device: u32, range: Range<u64>) -> Option<Segments> {
+        let class = Class::of(range.end - range.start);
+        let mut answer = Segments::new();
+        // Neighbouring lines often share a buffer: then they are answered as one segment.
+        let mut run: Option<Run> = None;
+        for (line, part) in split(range) {
+            let mut at = part.start;
+            for piece in &self.touch((device, line), class)?.pieces {
+                if piece.range.end <= at {
+                    continue;
+                }
+                if piece.range.start > at || at >= part.end {
+                    break;
+                }
+                let until = piece.range.end.min(part.end);
+                let from = piece.at + (at - piece.range.start);
+                let to = piece.at + (until - piece.range.start);
+                at = until;
+                match &mut run {
+                    Some(run) if run.continues(piece, from) => run.to = to,
+                    _ => {
+                        if let Some(done) = run.replace(Run::new(piece, from, to)) {
+                            answer.push(done.into_bytes());
+                        }
+                    }
+                }
+            }
+            if at < part.end {
+                return None;
+            }
+        }
+        if let Some(done) = run {
+            answer.push(done.into_bytes());
+        }
+        Some(answer)
+    }
+
+    /// The line as most recently used; a small read takes it over to the small ones.
+    fn touch(&mut self, key: Key, class: Class) -> Option<&Line> {
+        if self.small.lines.promote(&key) {
+            return self.small.lines.peek(&key);
+        }
+        if class == Class::Large {
+            return self.large.lines.get(&key);
+        }
+        let line = self.large.lines.pop(&key)?;
+        let held = line.held();
+        self.large.held -= held;
+        self.small.held += held;
+        Some(self.small.lines.get_or_insert(key, || line))
+    }
+
+    /// Parts of `range` that are not here, in order; parts that touch are one.
+    pub(super) fn missing(&self, device: u32, range: Range<u64>) -> SmallVec<[Range<u64>; 4]> {
+        let mut missing: SmallVec<[Range<u64>; 4]> = SmallVec::new();
+        for (line, part) in split(range) {
+            let key = (device, line);
+            let gaps = match self.small.lines.peek(&key).or_else(|| self.large.lines.peek(&key)) {
+                Some(held) => held.gaps(part),
+                None => smallvec![part],
+            };
+            for gap in gaps {
+                let start = line * LINE + gap.start as u64;
+                let end = line * LINE + gap.end as u64;
+                match missing.last_mut() {
+                    Some(last) if last.end == start => last.end = end,
+                    _ => missing.push(start..end),
+                }
+            }
+        }
+        missing
+    }
+
+    /// Takes in an answer that begins at `start`. What is here already stays.
+    pub(super) fn insert(&mut self, device: u32, start: u64, answer: &Segments, class: Class) {
+        let mut start = start;
+        for bytes in answer.pieces() {
+            let buffer = Arc::new(Buffer { bytes: bytes.clone() });
+            let end = start + bytes.len() as u64;
+            for (line, part) in split(start..end) {
+                self.insert_part((device, line), part, start, &buffer, class);
+            }
+            if Arc::strong_count(&buffer) > 1 {
+                self.used += buffer.cost();
+            }
+            start = end;
+        }
+    }
+
+    /// Gives the gaps in `part` of one line their places in `buffer`, which begins at `start` of the device.
+    fn insert_part(
+        &mut self,
+        key: Key,
+        part: Range<usize>,
+        start: u64,
+        buffer: &Arc<Buffer>,
+        class: Class,
+    ) {
+        let list = match class {
+            _ if self.small.lines.contains(&key) => &mut self.small,
+            _ if self.large.lines.contains(&key) => &mut self.large,
+            Class::Small => &mut self.small,
+            Class::Large => &mut self.large,
+        };
+        let line = list.lines.get_or_insert_mut(key, Line::default);
+        for range in line.gaps(part) {
+            list.held += range.len();
+            let at = (key.1 * LINE + range.start as u64 - start) as usize;
+            line.add(Piece { range, at, buffer: Arc::clone(buffer) });
+        }
+    }
+
+    /// Evicts until at most `budget` bytes are in use.
+    ///
+    /// What streams through goes first, down to a quarter of the budget: so no stream, however long, evicts small
+    /// reads, and no number of small reads leaves a stream without room for its readahead.
+    pub(super) fn shrink_to(&mut self, budget: usize) {
+        while self.used > budget {
+            let list = if self.large.held > budget / 4 || self.small.lines.is_empty() {
+                &mut self.large
+            } else {
+                &mut self.small
+            };
+            let Some((_, line)) = list.lines.pop_lru() else { break };
+            list.held -= line.held();
+            self.release(line);
+        }
+    }
+
+    /// Drops every line of a device.
+    pub(super) fn forget(&mut self, device: u32) {
+        for class in [Class::Small, Class::Large] {
+            let list = match class {
+                Class::Small => &mut self.small,
+                Class::Large => &mut self.large,
+            };
+            let mut gone = Vec::new();
+            list.lines.retain(|key, line| {
+                let keep = key.0 != device;
+                if !keep {
+                    gone.push(std::mem::take(line));
+                }
+                keep
+            });
+            for line in gone {
+                match class {
+                    Class::Small => self.small.held -= line.held(),
+                    Class::Large => self.large.held -= line.held(),
+                }
+                self.release(line);
+            }
+        }
+    }
+
+    fn release(&mut self, line: Line) {
+        for piece in line.pieces {
+            // Only lines hold buffers, and all of them are behind one lock, so the last one is known.
+            if let Some(buffer) = Arc::into_inner(piece.buffer) {
+                self.used -= buffer.cost();
+            }
+        }
+    }
+}
+
+/// A growing part of one buffer.
+struct Run {
+    bytes: Bytes,
+    buffer: *const Buffer,
+    from: usize,
+    to: usize,
+}
+
+impl Run {
+    fn new(piece: &Piece, from: usize, to: usize) -> Self {
+        Self { bytes: piece.buffer.bytes.clone(), buffer: Arc::as_ptr(&piece.buffer), from, to }
+    }
+
+    fn continues(&self, piece: &Piece, from: usize) -> bool {
+        self.to == from && std::ptr::eq(self.buffer, Arc::as_ptr(&piece.buffer))
+    }
+
+    fn into_bytes(mut self) -> Bytes {
+        self.bytes.truncate(self.to);
+        self.bytes.advance(self.from);
+        self.bytes
+    }
+}
+
+/// The lines that a range touches, each with the part of it that lies within.
+fn split(range: Range<u64>) -> impl Iterator<Item = (u64, Range<usize>)> {
+    let lines =
+        if range.is_empty() { 0..0 } else { range.start / LINE..(range.end - 1) / LINE + 1 };
+    lines.map(move |line| {
+        let start = range.start.max(line * LINE) - line * LINE;
+        let end = (range.end - line * LINE).min(LINE);
+        (line, start as usize..end as usize)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+
+    fn answer(len: u64) -> Segments {
+        Segments::from(vec![7; len as usize])
+    }
+
+    #[test]
+    fn a_range_is_split_at_line_borders() {
+        let parts: Vec<_> = split(60 * KIB..129 * KIB).collect();
+        assert_eq!(parts, [(0, 60 << 10..64 << 10), (1, 0..64 << 10), (2, 0..1 << 10)]);
+        assert_eq!(split(5..5).count(), 0);
+        assert_eq!(split(64 * KIB..128 * KIB).count(), 1);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_in_as_few_ranges_as_possible() {
+        let mut lines = Lines::new();
+        assert_eq!(lines.missing(0, 0..300 * KIB)[..], [0..300 * KIB]);
+        lines.insert(0, 4 * KIB, &answer(4 * KIB), Class::Small);
+        lines.insert(0, 100 * KIB, &answer(100 * KIB), Class::Large);
+        assert_eq!(
+            lines.missing(0, 0..300 * KIB)[..],
+            [0..4 * KIB, 8 * KIB..100 * KIB, 200 * KIB..300 * KIB]
+        );
+        assert_eq!(lines.missing(0, 5 * KIB..6 * KIB)[..], []);
+        assert_eq!(lines.missing(1, 5 * KIB..6 * KIB)[..], [5 * KIB..6 * KIB]);
+    }
+
+    #[test]
+    fn an_answer_over_several_lines_comes_back_as_one_segment() {
+        let mut lines = Lines::new();
+        let bytes: Vec<u8> = (0..200 << 10).map(|i: u32| (i / 251) as u8).collect();
+        lines.insert(0, 10 * KIB, &Segments::from(bytes.clone()), Class::Large);
+        let got = lines.get(0, 11 * KIB..209 * KIB).unwrap();
+        assert_eq!(got.pieces().len(), 1);
+        assert_eq!(got.into_bytes(), &bytes[1 << 10..199 << 10]);
+        assert!(lines.get(0, 9 * KIB..11 * KIB).is_none());
+        assert!(lines.get(0, 209 * KIB..211 * KIB).is_none());
+    }
+
+    #[test]
+    fn overlapping_answers_keep_what_was_first() {
+        let mut lines = Lines::new();
+        lines.insert(0, 4 * KIB, &Segments::from(vec![1; 4096]), Class::Small);
+        lines.insert(0, 0, &Segments::from(vec![2; 12 << 10]), Class::Small);
+        let got = lines.get(0, 0..12 * KIB).unwrap().into_bytes();
+        assert_eq!((got[0], got[4096], got[8192]), (2, 1, 2));
+        let before = lines.used();
+        lines.insert(0, 0, &Segments::from(vec![3; 12 << 10]), Class::Small);
+        assert_eq!(lines.used(), before, "nothing of it was needed, so nothing is charged");
+    }
+
+    #[test]
+    fn a_buffer_is_charged_until_its_last_line_goes() {
+        let mut lines = Lines::new();
+        lines.insert(0, 0, &answer(1 << 20), Class::Large);
+        let whole = lines.used();
+        assert!(whole >= 1 << 20);
+        // The first line moves to the small ones and so outlives the others.
+        assert!(lines.get(0, 0..KIB).is_some());
+        lines.large.lines.iter().for_each(|(key, _)| assert!(key.1 > 0));
+        while !lines.large.lines.is_empty() {
+            let (_, line) = lines.large.lines.pop_lru().unwrap();
+            lines.large.held -= line.held();
+            lines.release(line);
+        }
+        assert_eq!(lines.used(), whole, "one line still pins the whole buffer");
+        lines.shrink_to(0);
+        assert_eq!((lines.used(), lines.small.held, lines.large.held), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_long_stream_evicts_no_small_reads() {
+        let mut lines = Lines::new();
+        let budget = 4 << 20;
+        lines.insert(0, 0, &answer(4 * KIB), Class::Small);
+        for megabyte in 1..100 {
+            lines.insert(0, megabyte << 20, &answer(1 << 20), Class::Large);
+            lines.shrink_to(budget);
+            assert!(lines.used() <= budget);
+        }
+        assert!(lines.get(0, 0..4 * KIB).is_some());
+        assert!(lines.get(0, 99 << 20..100 << 20).is_some());
+        assert!(lines.get(0, 1 << 20..2 << 20).is_none());
+    }
+
+    #[test]
+    fn small_reads_leave_a_stream_its_quarter() {
+        let mut lines = Lines::new();
+        let budget = 4 << 20;
+        lines.insert(0, 0, &answer(512 * KIB), Class::Large);
+        for block in 0..10_000 {
+            lines.insert(0, (1 << 30) + block * 4096, &answer(4096), Class::Small);
+            lines.shrink_to(budget);
+            assert!(lines.used() <= budget);
+        }
+        assert!(lines.get(0, 0..512 * KIB).is_some());
+        assert!(lines.get(0, (1 << 30) + 9_999 * 4096..(1 << 30) + 10_000 * 4096).is_some());
+    }
+
+    #[test]
+    fn a_device_that_is_gone_leaves_nothing() {
+        let mut lines = Lines::new();
+        for device in [0, 1] {
+            lines.insert(device, 0, &answer(4096), Class::Small);
+            lines.insert(device, 1 << 20, &answer(1 << 20), Class::Large);
+        }
+        let both = lines.used();
+        lines.forget(0);
+        assert_eq!(lines.used(), both / 2);
+        assert!(lines.get(0, 0..4096).is_none());
+        assert!(lines.get(1, 0..4096).is_some());
+    }
+}
