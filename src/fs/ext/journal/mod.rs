@@ -119,6 +119,7 @@ async fn recover_from(
     }
     report.dirty = true;
     let found = scan::scan(&log, &superblock).await?;
+    refuse_fast_commits(&log, &superblock, found.transactions).await?;
     watch.extend(log.bytes(found.next_block));
     report.transactions = found.transactions;
     report.revokes = found.revokes;
@@ -144,4 +145,28 @@ fn check_geometry(superblock: &JournalSuperblock, log: &Log, block_size: u32) ->
         return Ok(());
     };
     Err(Error::new(ErrorKind::Corrupt, format!("journal superblock: {fault}")))
+}
+
+/// Fast commits continue the log where its last transaction ended; they say so in their first tag.
+async fn refuse_fast_commits(
+    log: &Log,
+    superblock: &JournalSuperblock,
+    transactions: u32,
+) -> Result<()> {
+    const HEAD: u16 = 9;
+    // One block is left free between the log and the fast commits.
+    let first = superblock.end() + 1;
+    if superblock.fast_commit_blocks == 0 || first >= superblock.max_len {
+        return Ok(());
+    }
+    let block = log.read_block(first).await?;
+    let next = superblock.sequence.wrapping_add(transactions);
+    let live =
+        block.starts_with(&HEAD.to_le_bytes()) && block.get(8..12) == Some(&next.to_le_bytes());
+    if live {
+        let message =
+            "journal feature fast_commit is not supported where fast commits are to be played back";
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    Ok(())
 }
