@@ -7,3 +7,4 @@ mod common;
 mod faithful;
 mod refusals;
 mod unprivileged;
+mod wire;
