@@ -34,6 +34,8 @@ mod sender;
 mod sense;
 mod server;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod text;
 mod wire;
 
