@@ -3,12 +3,37 @@
 pub mod journal;
 pub mod layout;
 
+mod cache;
+mod dir;
+mod disk;
+mod file;
+mod index;
+mod inodes;
+mod map;
+mod open;
+mod readahead;
+mod statfs;
+mod symlink;
+mod watch;
+mod xattrs;
+
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
+use disk::Disk;
+use file::Reader;
+use watch::Watch;
+
+use super::{Attr, DirEntry, FileReader, Filesystem, Ino, Pending, StatFs};
 use crate::block::BlockSource;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 
 pub use journal::{JournalMode, JournalReport};
+
+/// The inode of every root directory (`EXT4_ROOT_INO`).
+const ROOT: Ino = Ino(2);
 
 /// How to open a file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,7 +67,9 @@ pub struct Summary {
 
 /// An open ext file system.
 pub struct Ext {
+    disk: Arc<Disk>,
     summary: Summary,
+    watch: Watch,
 }
 
 impl Ext {
@@ -51,12 +78,66 @@ impl Ext {
     /// # Errors
     /// [`ErrorKind::NoFilesystem`] where there is no ext superblock, [`ErrorKind::Unsupported`] with the name of a
     /// feature that is not read here, [`ErrorKind::Corrupt`], [`ErrorKind::BadChecksum`].
-    pub async fn open(_source: Arc<dyn BlockSource>, _options: Options) -> Result<Self> {
-        Err(Error::new(ErrorKind::Unsupported, "the ext reader is not there yet"))
+    ///
+    /// [`ErrorKind::NoFilesystem`]: crate::ErrorKind::NoFilesystem
+    /// [`ErrorKind::Unsupported`]: crate::ErrorKind::Unsupported
+    /// [`ErrorKind::Corrupt`]: crate::ErrorKind::Corrupt
+    /// [`ErrorKind::BadChecksum`]: crate::ErrorKind::BadChecksum
+    pub async fn open(source: Arc<dyn BlockSource>, options: Options) -> Result<Self> {
+        open::open(source, options).await
     }
 
     /// Facts for `info`.
     pub fn summary(&self) -> &Summary {
         &self.summary
+    }
+}
+
+impl Filesystem for Ext {
+    fn root(&self) -> Ino {
+        ROOT
+    }
+
+    fn lookup<'a>(&'a self, dir: Ino, name: &'a [u8]) -> Pending<'a, Ino> {
+        Box::pin(self.disk.lookup(dir, name))
+    }
+
+    fn getattr(&self, ino: Ino) -> Pending<'_, Attr> {
+        Box::pin(async move { Ok(self.disk.file(ino).await?.inode.attr.clone()) })
+    }
+
+    fn readdir(&self, dir: Ino, cookie: u64) -> Pending<'_, Vec<DirEntry>> {
+        Box::pin(self.disk.readdir(dir, cookie))
+    }
+
+    fn readlink(&self, ino: Ino) -> Pending<'_, Vec<u8>> {
+        Box::pin(self.disk.readlink(ino))
+    }
+
+    fn open(&self, ino: Ino) -> Pending<'_, Arc<dyn FileReader>> {
+        Box::pin(async move {
+            let reader = Reader::open(Arc::clone(&self.disk), ino).await?;
+            Ok(Arc::new(reader) as Arc<dyn FileReader>)
+        })
+    }
+
+    fn listxattr(&self, ino: Ino) -> Pending<'_, Vec<Vec<u8>>> {
+        Box::pin(self.disk.listxattr(ino))
+    }
+
+    fn getxattr<'a>(&'a self, ino: Ino, name: &'a [u8]) -> Pending<'a, Vec<u8>> {
+        Box::pin(self.disk.getxattr(ino, name))
+    }
+
+    fn statfs(&self) -> Pending<'_, StatFs> {
+        Box::pin(async move { Ok(self.disk.statfs()) })
+    }
+
+    fn prefetch_inodes(&self, inodes: &[Ino]) {
+        self.disk.prefetch_inodes(inodes);
+    }
+
+    fn check_unchanged(&self) -> Pending<'_, ()> {
+        Box::pin(self.watch.check_unchanged())
     }
 }

@@ -1,0 +1,218 @@
+//! Directories: listing, and looking names up one after the other.
+
+use std::sync::Arc;
+
+use super::disk::Disk;
+use super::inodes::File;
+use super::layout::dirent::{self, BlockKind};
+use super::layout::inode::Flags;
+use super::layout::{FileBlock, corrupt};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::{DirEntry, FileType, Ino};
+
+/// The longest name in bytes.
+pub(super) const NAME_MAX: usize = 255;
+/// How far a listing runs ahead of its reader.
+const AHEAD_BYTES: u64 = 1 << 20;
+
+/// A directory block, its checksum verified.
+pub(super) struct DirBlock {
+    pub(super) bytes: Box<[u8]>,
+}
+
+impl Disk {
+    /// The inode of a directory.
+    pub(super) async fn directory(&self, ino: Ino) -> Result<Arc<File>> {
+        let dir = self.file(ino).await?;
+        if dir.inode.attr.file_type != FileType::Directory {
+            return Err(Error::new(ErrorKind::NotDir, format!("{ino} is not a directory")));
+        }
+        Ok(dir)
+    }
+
+    /// How many blocks a directory has. More than the file system has is damage: directories have no holes.
+    pub(super) fn dir_blocks(&self, dir: &File) -> Result<u64> {
+        let blocks = dir.inode.attr.size.div_ceil(self.block_size());
+        if blocks > self.sb.blocks_count {
+            return Err(corrupt(format!(
+                "{}: a directory of {blocks} blocks, the file system has {}",
+                dir.ino, self.sb.blocks_count
+            )));
+        }
+        Ok(blocks)
+    }
+
+    /// A block of a directory; `Err` with the number of missing blocks for a hole.
+    pub(super) async fn dir_block(
+        &self,
+        dir: &File,
+        at: FileBlock,
+    ) -> Result<Result<Arc<DirBlock>, u64>> {
+        let key = (dir.ino, at);
+        if let Some(block) = self.dirs.get(&key) {
+            return Ok(Ok(block));
+        }
+        let run = self.run(dir, at).await?;
+        let skipped = at.0 - run.first.0;
+        let Some(place) = run.place else {
+            return Ok(Err(run.len - skipped));
+        };
+        let place = super::layout::FsBlock(place.0 + skipped);
+        let bytes = self.read_block(place).await?;
+        if let Some(seed) = dir.inode.checksum_seed.filter(|_| self.verifies()) {
+            let indexed = dir.inode.flags.contains(Flags::INDEX);
+            let kind: BlockKind = dirent::kind(&bytes, indexed, at.0 == 0);
+            dirent::verify(&bytes, kind, seed)
+                .map_err(|error| error.context(place).context(dir.ino))?;
+        }
+        // A copy of its own: a slice would keep the whole chunk that it was cut from.
+        let block = Arc::new(DirBlock { bytes: Box::from(&*bytes) });
+        self.dirs.insert(key, Arc::clone(&block), block.bytes.len());
+        Ok(Ok(block))
+    }
+
+    /// The entries after `cookie`, which is the position of the next entry in the directory, as in ext2.
+    pub(super) async fn readdir(&self, ino: Ino, cookie: u64) -> Result<Vec<DirEntry>> {
+        let dir = self.directory(ino).await?;
+        let blocks = self.dir_blocks(&dir)?;
+        let size = self.block_size();
+        let mut at = cookie / size;
+        let mut from = (cookie % size) as usize;
+        let mut batch = Vec::new();
+        while at < blocks && batch.is_empty() {
+            self.prefetch_dir(&dir, at, blocks);
+            match self.dir_block(&dir, FileBlock(at)).await? {
+                Ok(block) => {
+                    for entry in dirent::entries(&self.sb, &block.bytes, from) {
+                        let entry = match entry {
+                            Ok(entry) => entry,
+                            // What was found before it is shown first; the error comes with the next call.
+                            Err(_) if !batch.is_empty() => break,
+                            Err(error) => {
+                                return Err(error.context(format!("{ino}: {}", FileBlock(at))));
+                            }
+                        };
+                        batch.push(DirEntry {
+                            ino: entry.ino,
+                            name: entry.name.to_vec(),
+                            file_type: entry.file_type,
+                            cookie: at * size + entry.next as u64,
+                        });
+                    }
+                    at += 1;
+                }
+                Err(hole) => at = at.saturating_add(hole),
+            }
+            from = 0;
+        }
+        Ok(batch)
+    }
+
+    fn prefetch_dir(&self, dir: &File, at: u64, blocks: u64) {
+        let window = (AHEAD_BYTES / self.block_size()).max(2);
+        // Half a window ahead at least, and one hint for half a window at a time.
+        if at % (window / 2) == 0 && at + 1 < blocks {
+            self.prefetch_blocks(dir, at..blocks.min(at + window));
+        }
+    }
+
+    /// The inode that `name` stands for in `dir`.
+    pub(super) async fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
+        if name.len() > NAME_MAX {
+            return Err(Error::new(
+                ErrorKind::NameTooLong,
+                format!("a name of {} bytes, at most {NAME_MAX}", name.len()),
+            ));
+        }
+        let key = (dir, name.to_vec());
+        let found = match self.names.get(&key) {
+            Some(found) => found,
+            None => {
+                let file = self.directory(dir).await?;
+                let found = self.search(&file, name).await?;
+                let weight = size_of_val(&key) + name.len();
+                self.names.insert(key, found, weight);
+                found
+            }
+        };
+        found.ok_or_else(|| {
+            let name = String::from_utf8_lossy(name);
+            Error::new(ErrorKind::NotFound, format!("no entry {name:?} in the directory {dir}"))
+        })
+    }
+
+    async fn search(&self, dir: &File, name: &[u8]) -> Result<Option<Ino>> {
+        if name == b"." {
+            return Ok(Some(dir.ino));
+        }
+        // The parent's entry is not in the index, but always in the first block.
+        let indexed = dir.inode.flags.contains(Flags::INDEX) && name != b"..";
+        let found = match indexed {
+            true => match self.search_index(dir, name).await {
+                Err(error) if is_damage(&error) => {
+                    tracing::warn!("{error}: the directory is searched without its index");
+                    self.search_all(dir, name).await?
+                }
+                found => found?,
+            },
+            false => self.search_all(dir, name).await?,
+        };
+        match found {
+            Some(ino) if !self.sb.is_ordinary_ino(ino) || (ino == dir.ino && name != b"..") => {
+                let name = String::from_utf8_lossy(name);
+                Err(corrupt(format!("{}: the entry {name:?} stands for {ino}", dir.ino)))
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// Looks at every block. A damaged one hinders only where the name is in none of the others.
+    async fn search_all(&self, dir: &File, name: &[u8]) -> Result<Option<Ino>> {
+        let blocks = self.dir_blocks(dir)?;
+        let mut damage = None;
+        let mut at = 0;
+        while at < blocks {
+            self.prefetch_dir(dir, at, blocks);
+            let found = match self.dir_block(dir, FileBlock(at)).await {
+                Ok(Ok(block)) => self.search_block(dir, FileBlock(at), &block, name),
+                Ok(Err(hole)) => {
+                    at = at.saturating_add(hole);
+                    continue;
+                }
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) if is_damage(&error) => damage = damage.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+            at += 1;
+        }
+        damage.map_or(Ok(None), Err)
+    }
+
+    pub(super) fn search_block(
+        &self,
+        dir: &File,
+        at: FileBlock,
+        block: &DirBlock,
+        name: &[u8],
+    ) -> Result<Option<Ino>> {
+        for entry in dirent::entries(&self.sb, &block.bytes, 0) {
+            let entry = entry.map_err(|error| error.context(at).context(dir.ino))?;
+            if entry.name == name {
+                return Ok(Some(entry.ino));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether the fault lies in what was read, and not in reading.
+pub(super) fn is_damage(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Corrupt | ErrorKind::BadChecksum | ErrorKind::Unsupported
+    )
+}

@@ -1,0 +1,108 @@
+//! What all parts of the reader share: the blocks, the superblock, and the caches of what was parsed and verified.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::cache::ByteLru;
+use super::dir::DirBlock;
+use super::inodes::File;
+use super::layout::group::Group;
+use super::layout::map::{Child, MapNode};
+use super::layout::superblock::Superblock;
+use super::layout::{FileBlock, FsBlock, corrupt};
+use crate::block::{self, BlockSource, Segments};
+use crate::error::Result;
+use crate::fs::Ino;
+
+/// Bytes for each of the caches; together they stay below 16 MiB.
+const FILES_BYTES: usize = 5 << 20;
+const MAPS_BYTES: usize = 4 << 20;
+const DIRS_BYTES: usize = 4 << 20;
+const NAMES_BYTES: usize = 2 << 20;
+const GROUPS_BYTES: usize = 512 << 10;
+
+/// Whether checksums are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verify {
+    /// Each structure is verified when it is parsed.
+    Always,
+    /// Before recovery a checksum may be wrong and no sign of damage: the newer copy lies in the log.
+    BeforeRecovery,
+}
+
+/// The file system's blocks with their meaning.
+pub(super) struct Disk {
+    pub(super) source: Arc<dyn BlockSource>,
+    pub(super) sb: Superblock,
+    pub(super) verify: Verify,
+    pub(super) groups: ByteLru<u32, Group>,
+    pub(super) files: ByteLru<Ino, Arc<File>>,
+    pub(super) maps: ByteLru<(Ino, Child), Arc<MapNode>>,
+    pub(super) dirs: ByteLru<(Ino, FileBlock), Arc<DirBlock>>,
+    pub(super) names: ByteLru<(Ino, Vec<u8>), Option<Ino>>,
+}
+
+impl Disk {
+    pub(super) fn new(source: Arc<dyn BlockSource>, sb: Superblock, verify: Verify) -> Self {
+        Self {
+            source,
+            sb,
+            verify,
+            groups: ByteLru::new(GROUPS_BYTES),
+            files: ByteLru::new(FILES_BYTES),
+            maps: ByteLru::new(MAPS_BYTES),
+            dirs: ByteLru::new(DIRS_BYTES),
+            names: ByteLru::new(NAMES_BYTES),
+        }
+    }
+
+    pub(super) fn verifies(&self) -> bool {
+        self.verify == Verify::Always
+    }
+
+    pub(super) fn block_size(&self) -> u64 {
+        u64::from(self.sb.block_size)
+    }
+
+    /// Reads bytes that the file system says exist, so that a device too short is damage.
+    pub(super) async fn read(&self, offset: u64, len: usize) -> Result<Segments> {
+        self.check_present(offset, len)?;
+        block::read(&*self.source, offset, len).await
+    }
+
+    /// [`Disk::read`] where it needs no waiting.
+    pub(super) fn try_read(&self, offset: u64, len: usize) -> Option<Result<Segments>> {
+        if let Err(error) = self.check_present(offset, len) {
+            return Some(Err(error));
+        }
+        self.source.try_read_at(offset, len)
+    }
+
+    fn check_present(&self, offset: u64, len: usize) -> Result<()> {
+        block::check_range(self.source.len(), offset, len).map_err(|_| {
+            corrupt(format!(
+                "block {} lies past the end of the device, which has {} bytes",
+                offset / self.block_size(),
+                self.source.len()
+            ))
+            .with_hint("the image or LUN was cut short")
+        })
+    }
+
+    /// Reads one block of metadata.
+    pub(super) async fn read_block(&self, block: FsBlock) -> Result<Bytes> {
+        let len = self.sb.block_size as usize;
+        Ok(self.read(self.sb.byte_of(block), len).await?.into_bytes())
+    }
+
+    /// Hints at bytes to come, as far as the device has them.
+    pub(super) fn prefetch(&self, ranges: &mut Vec<Range<u64>>) {
+        let end = self.source.len();
+        ranges.retain(|range| range.start < range.end && range.end <= end);
+        if !ranges.is_empty() {
+            self.source.prefetch(ranges);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! From an inode's number to the inode: group descriptor, inode table, cache.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use super::disk::Disk;
+use super::layout::group::Group;
+use super::layout::inode::Inode;
+use super::layout::map::MapNode;
+use super::layout::superblock::Superblock;
+use super::layout::corrupt;
+use crate::error::Result;
+use crate::fs::Ino;
+
+/// A file in use: its inode, and the root of its map from the time when it is first needed.
+pub(super) struct File {
+    pub(super) ino: Ino,
+    pub(super) inode: Inode,
+    map_root: OnceLock<Result<MapNode>>,
+}
+
+impl File {
+    pub(super) fn new(inode: Inode) -> Self {
+        Self { ino: inode.attr.ino, inode, map_root: OnceLock::new() }
+    }
+
+    /// The root of the block map. A damaged one hinders reading, but not `stat`.
+    pub(super) fn map_root(&self, sb: &Superblock) -> Result<&MapNode> {
+        self.map_root
+            .get_or_init(|| self.inode.map_root(sb).map_err(|error| error.context(self.ino)))
+            .as_ref()
+            .map_err(Clone::clone)
+    }
+
+    /// Roots are at most fifteen entries, counted whether parsed yet or not.
+    fn weight(&self) -> usize {
+        const ROOT: usize = 15 * 40;
+        size_of::<Self>() + self.inode.weight() + ROOT
+    }
+}
+
+impl Disk {
+    /// The inode with this number.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Corrupt`] for one that is not in use or cannot be, [`crate::ErrorKind::BadChecksum`].
+    pub(super) async fn file(&self, ino: Ino) -> Result<Arc<File>> {
+        if let Some(file) = self.files.get(&ino) {
+            return Ok(file);
+        }
+        let (group, index) = self.place_of(ino)?;
+        let table = self.group(group).await?;
+        let range = self.inode_bytes(table, index);
+        let bytes = self.read(range.start, usize::from(self.sb.inode_size)).await?.into_bytes();
+        let file = Arc::new(File::new(Inode::parse(&self.sb, ino, &bytes, self.verifies())?));
+        self.files.insert(ino, Arc::clone(&file), file.weight());
+        Ok(file)
+    }
+
+    /// The group of an inode, and its place in the group's table.
+    fn place_of(&self, ino: Ino) -> Result<(u32, u32)> {
+        u32::try_from(ino.0)
+            .ok()
+            .filter(|ino| *ino <= self.sb.inodes_count)
+            .and_then(|ino| ino.checked_sub(1))
+            .map(|index| (index / self.sb.inodes_per_group, index % self.sb.inodes_per_group))
+            .ok_or_else(|| corrupt(format!("{ino} does not exist, of {}", self.sb.inodes_count)))
+    }
+
+    fn inode_bytes(&self, group: Group, index: u32) -> Range<u64> {
+        let size = u64::from(self.sb.inode_size);
+        let start = self.sb.byte_of(group.inode_table) + u64::from(index) * size;
+        start..start + size
+    }
+
+    async fn group(&self, number: u32) -> Result<Group> {
+        if let Some(group) = self.groups.get(&number) {
+            return Ok(group);
+        }
+        let range = self.desc_bytes(number);
+        let bytes = self.read(range.start, usize::from(self.sb.desc_size)).await?.into_bytes();
+        let group = Group::parse(&self.sb, number, &bytes, self.verifies())?;
+        self.groups.insert(number, group, size_of::<Group>());
+        Ok(group)
+    }
+
+    fn desc_bytes(&self, number: u32) -> Range<u64> {
+        let per_block = self.sb.descs_per_block();
+        let size = u64::from(self.sb.desc_size);
+        let block = self.sb.desc_block(number / per_block);
+        let start = self.sb.byte_of(block) + u64::from(number % per_block) * size;
+        start..start + size
+    }
+
+    /// Hints at the inodes' table blocks, in the order of the disk; where a group's descriptor is not at hand, at
+    /// the descriptor.
+    pub(super) fn prefetch_inodes(&self, inodes: &[Ino]) {
+        let mut ranges = Vec::new();
+        for ino in inodes {
+            let Ok((group, index)) = self.place_of(*ino) else {
+                continue;
+            };
+            ranges.push(match self.groups.get(&group) {
+                Some(table) => self.inode_bytes(table, index),
+                None => self.desc_bytes(group),
+            });
+        }
+        ranges.sort_unstable_by_key(|range| range.start);
+        ranges.dedup_by(|next, range| {
+            let joined = next.start <= range.end;
+            if joined {
+                range.end = range.end.max(next.end);
+            }
+            joined
+        });
+        self.prefetch(&mut ranges);
+    }
+}

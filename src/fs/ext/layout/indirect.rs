@@ -1,0 +1,96 @@
+//! Direct and indirect block pointers of ext2 and ext3.
+
+use std::ops::Range;
+
+use super::map::{Entry, MapNode, NodeKind, Target};
+use super::superblock::Superblock;
+use super::{FsBlock, corrupt};
+use crate::error::Result;
+
+const DIRECT: usize = 12;
+
+/// The map in the 60 bytes of `i_block`: twelve direct pointers, then one indirect block of each level.
+///
+/// # Errors
+/// [`crate::ErrorKind::Corrupt`] where a pointer leaves the file system.
+pub fn parse_root(sb: &Superblock, i_block: &[u8; 60]) -> Result<MapNode> {
+    let mut entries = data_runs(sb, pointers(&i_block[..DIRECT * 4]), 0)?;
+    let per_block = u64::from(sb.block_size / 4);
+    let mut first = DIRECT as u64;
+    // At most 2^14 pointers a block: the third level spans 2^42 blocks.
+    let mut span = per_block;
+    for (level, pointer) in (0_u8..3).zip(pointers(&i_block[DIRECT * 4..])) {
+        if pointer != 0 {
+            let target = child(sb, pointer, level)?;
+            entries.push(Entry { first, len: span, target });
+        }
+        first += span;
+        span *= per_block;
+    }
+    Ok(MapNode::new(0..first, entries))
+}
+
+/// An indirect block with `level` levels of indirect blocks below it, which maps the file blocks of `range`.
+///
+/// # Errors
+/// [`crate::ErrorKind::Corrupt`] where a pointer leaves the file system.
+pub fn parse_block(
+    sb: &Superblock,
+    block: &[u8],
+    level: u8,
+    range: Range<u64>,
+) -> Result<MapNode> {
+    let per_block = (block.len() / 4).max(1) as u64;
+    let entries = match level.checked_sub(1) {
+        None => data_runs(sb, pointers(block), range.start)?,
+        Some(below) => {
+            let span = (range.end - range.start) / per_block;
+            let mut entries = Vec::new();
+            for (index, pointer) in (0..).zip(pointers(block)) {
+                if pointer != 0 {
+                    let target = child(sb, pointer, below)?;
+                    entries.push(Entry { first: range.start + index * span, len: span, target });
+                }
+            }
+            entries
+        }
+    };
+    Ok(MapNode::new(range, entries))
+}
+
+fn pointers(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
+    bytes
+        .chunks_exact(4)
+        .map(|word| u32::from_le_bytes(word.try_into().expect("chunks of four bytes")))
+}
+
+fn child(sb: &Superblock, pointer: u32, level: u8) -> Result<Target> {
+    let block = FsBlock(u64::from(pointer));
+    if !sb.has_blocks(block, 1) {
+        return Err(corrupt(format!("pointer to {block}, of {}", sb.blocks_count)));
+    }
+    Ok(Target::Child(block, NodeKind::Indirect { level }))
+}
+
+/// Joins pointers to blocks that lie side by side.
+fn data_runs(
+    sb: &Superblock,
+    pointers: impl Iterator<Item = u32>,
+    first: u64,
+) -> Result<Vec<Entry>> {
+    let mut entries: Vec<Entry> = Vec::new();
+    for (at, pointer) in (first..).zip(pointers).filter(|(_, pointer)| *pointer != 0) {
+        let block = FsBlock(u64::from(pointer));
+        if !sb.has_blocks(block, 1) {
+            return Err(corrupt(format!("pointer to {block}, of {}", sb.blocks_count)));
+        }
+        if let Some(Entry { first, len, target: Target::Data(start) }) = entries.last_mut() {
+            if *first + *len == at && start.0 + *len == block.0 {
+                *len += 1;
+                continue;
+            }
+        }
+        entries.push(Entry { first: at, len: 1, target: Target::Data(block) });
+    }
+    Ok(entries)
+}

@@ -1,0 +1,164 @@
+//! Where a file's blocks lie: one node of its map, whether extent tree or indirect blocks.
+
+use std::ops::Range;
+
+use super::{FileBlock, FsBlock};
+
+/// What a child node is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeKind {
+    /// A node of an extent tree; 0 is a leaf.
+    Extents {
+        /// Levels below it.
+        depth: u16,
+    },
+    /// An indirect block; 0 points at data.
+    Indirect {
+        /// Levels of indirect blocks below it.
+        level: u8,
+    },
+}
+
+/// A child to read next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// Where it lies.
+    pub block: FsBlock,
+    /// What it must be.
+    pub kind: NodeKind,
+    /// The file blocks that it maps, and no others.
+    pub range: Range<u64>,
+}
+
+/// A run of file blocks that lie side by side, or that are all zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first file block.
+    pub first: FileBlock,
+    /// How many blocks, never 0.
+    pub len: u64,
+    /// Where the first block lies; `None` reads as zeros (a hole, or allocated but not written).
+    pub place: Option<FsBlock>,
+}
+
+/// What a node says about a file block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The whole run that the block belongs to, as far as this node knows.
+    Run(Run),
+    /// Its child knows.
+    Child(Child),
+}
+
+/// An entry: file blocks `first..first + len`. Entries of a node ascend and do not overlap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) first: u64,
+    pub(super) len: u64,
+    pub(super) target: Target,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Data(FsBlock),
+    Unwritten,
+    Child(FsBlock, NodeKind),
+}
+
+/// A validated node: what it says lies within the range that its parent gave it, so that walking down always ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapNode {
+    range: Range<u64>,
+    entries: Box<[Entry]>,
+}
+
+impl MapNode {
+    /// The caller has checked that the entries ascend within `range` without overlap.
+    pub(super) fn new(range: Range<u64>, entries: Vec<Entry>) -> Self {
+        Self { range, entries: entries.into_boxed_slice() }
+    }
+
+    /// What the node says about a block. Blocks past its range are holes.
+    pub fn find(&self, block: FileBlock) -> Found {
+        let after = self.entries.partition_point(|entry| entry.first <= block.0);
+        let hole_start = match after.checked_sub(1).map(|before| self.entries[before]) {
+            Some(entry) if block.0 - entry.first < entry.len => {
+                let range = entry.first..entry.first + entry.len;
+                let run =
+                    |place| Run { first: FileBlock(entry.first), len: entry.len, place };
+                return match entry.target {
+                    Target::Data(start) => Found::Run(run(Some(start))),
+                    Target::Unwritten => Found::Run(run(None)),
+                    Target::Child(block, kind) => Found::Child(Child { block, kind, range }),
+                };
+            }
+            Some(entry) => entry.first + entry.len,
+            None => self.range.start.min(block.0),
+        };
+        let hole_end = match self.entries.get(after) {
+            Some(next) => next.first,
+            None if block.0 < self.range.end => self.range.end,
+            None => u64::MAX,
+        };
+        Found::Run(Run {
+            first: FileBlock(hole_start),
+            len: hole_end - hole_start,
+            place: None,
+        })
+    }
+
+    /// The blocks of all children, in the order of the file.
+    pub fn children(&self) -> impl Iterator<Item = Child> + '_ {
+        self.entries.iter().filter_map(|entry| match entry.target {
+            Target::Child(block, kind) => {
+                Some(Child { block, kind, range: entry.first..entry.first + entry.len })
+            }
+            Target::Data(_) | Target::Unwritten => None,
+        })
+    }
+
+    /// Memory in use, in bytes.
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> MapNode {
+        MapNode::new(
+            10..100,
+            vec![
+                Entry { first: 20, len: 5, target: Target::Data(FsBlock(1000)) },
+                Entry { first: 25, len: 5, target: Target::Unwritten },
+                Entry {
+                    first: 40,
+                    len: 60,
+                    target: Target::Child(FsBlock(7), NodeKind::Extents { depth: 0 }),
+                },
+            ],
+        )
+    }
+
+    fn run(first: u64, len: u64, place: Option<u64>) -> Found {
+        Found::Run(Run { first: FileBlock(first), len, place: place.map(FsBlock) })
+    }
+
+    #[test]
+    fn every_block_belongs_to_one_run_or_child() {
+        let node = node();
+        assert_eq!(node.find(FileBlock(12)), run(10, 10, None));
+        assert_eq!(node.find(FileBlock(22)), run(20, 5, Some(1000)));
+        assert_eq!(node.find(FileBlock(29)), run(25, 5, None));
+        assert_eq!(node.find(FileBlock(30)), run(30, 10, None));
+        let Found::Child(child) = node.find(FileBlock(99)) else { panic!("a child") };
+        assert_eq!((child.block, child.range), (FsBlock(7), 40..100));
+    }
+
+    #[test]
+    fn past_the_end_is_a_hole() {
+        assert_eq!(node().find(FileBlock(100)), run(100, u64::MAX - 100, None));
+    }
+}

@@ -1,0 +1,151 @@
+//! Extended attributes (kernel: `fs/ext4/xattr.h`): in the inode, in a block of their own.
+
+use super::checksum::Crc32c;
+use super::superblock::Superblock;
+use super::{FsBlock, acl, corrupt, le16, le32};
+use crate::error::{Error, ErrorKind, Result};
+
+const MAGIC: u32 = 0xEA02_0000;
+const INODE_HEADER_LEN: usize = 4;
+const BLOCK_HEADER_LEN: usize = 32;
+const BLOCK_CHECKSUM_AT: usize = 0x10;
+const ENTRY_LEN: usize = 16;
+
+const INDEX_ACL_ACCESS: u8 = 2;
+const INDEX_ACL_DEFAULT: u8 = 3;
+
+/// Whether the bytes after an inode's fields begin with attributes.
+pub(super) fn has_inode_magic(tail: &[u8]) -> bool {
+    le32(tail, 0) == Some(MAGIC)
+}
+
+/// Where a value lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// Beside its name.
+    Here(&'a [u8]),
+    /// In an inode of its own, with this number and length.
+    Inode(u32, u32),
+}
+
+/// An attribute as it stands on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The number of the name's prefix.
+    pub index: u8,
+    /// The name after its prefix.
+    pub name: &'a [u8],
+    /// The value.
+    pub value: Value<'a>,
+}
+
+impl Entry<'_> {
+    /// The full name; `None` for what is not shown to users: inline data, encryption contexts, prefixes not known.
+    pub fn full_name(&self) -> Option<Vec<u8>> {
+        let prefix: &[u8] = match self.index {
+            1 => b"user.",
+            INDEX_ACL_ACCESS => return Some(b"system.posix_acl_access".to_vec()),
+            INDEX_ACL_DEFAULT => return Some(b"system.posix_acl_default".to_vec()),
+            4 => b"trusted.",
+            6 => b"security.",
+            8 => b"system.richacl",
+            10 => b"gnu.",
+            _ => return None,
+        };
+        Some([prefix, self.name].concat())
+    }
+
+    /// The value as users see it: ACLs have a form of their own on the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] for an ACL that is not one.
+    pub fn decode(&self, value: &[u8]) -> Result<Vec<u8>> {
+        match self.index {
+            INDEX_ACL_ACCESS | INDEX_ACL_DEFAULT => acl::to_xattr(value),
+            _ => Ok(value.to_vec()),
+        }
+    }
+}
+
+/// The attributes in an inode: `tail` is what follows its fields.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`].
+pub fn parse_inode(tail: &[u8]) -> Result<Vec<Entry<'_>>> {
+    if !has_inode_magic(tail) {
+        return Ok(Vec::new());
+    }
+    let area = &tail[INODE_HEADER_LEN..];
+    entries(area, 0)
+}
+
+/// The attributes in a block of their own.
+///
+/// # Errors
+/// [`ErrorKind::BadChecksum`], [`ErrorKind::Corrupt`].
+pub fn parse_block<'a>(
+    block: &'a [u8],
+    place: FsBlock,
+    seed: Option<Crc32c>,
+) -> Result<Vec<Entry<'a>>> {
+    if le32(block, 0) != Some(MAGIC) || block.len() < BLOCK_HEADER_LEN {
+        return Err(corrupt("no magic number in the attribute block"));
+    }
+    if le32(block, 8) != Some(1) {
+        return Err(corrupt("an attribute \"block\" of several blocks"));
+    }
+    if let Some(seed) = seed {
+        let (before, rest) = block.split_at(BLOCK_CHECKSUM_AT);
+        let stored = le32(rest, 0).expect("the header is there");
+        seed.add(&place.0.to_le_bytes()).add(before).add(&[0; 4]).add(&rest[4..]).check(stored)?;
+    }
+    entries(block, BLOCK_HEADER_LEN)
+}
+
+/// The entries that begin at `first`; their values lie at offsets from the start of `area`.
+fn entries(area: &[u8], first: usize) -> Result<Vec<Entry<'_>>> {
+    let mut entries = Vec::new();
+    let mut at = first;
+    loop {
+        let bad = |what: &str| corrupt(format!("attribute entry at byte {at}: {what}"));
+        // Four zero bytes end the list.
+        if le32(area, at).ok_or_else(|| bad("the list has no end"))? == 0 {
+            return Ok(entries);
+        }
+        let header =
+            area.get(at..at + ENTRY_LEN).ok_or_else(|| bad("no room for it"))?;
+        let name_len = usize::from(header[0]);
+        let name = area
+            .get(at + ENTRY_LEN..at + ENTRY_LEN + name_len)
+            .ok_or_else(|| bad("no room for its name"))?;
+        let inode = le32(header, 4).expect("sixteen bytes");
+        let size = le32(header, 8).expect("sixteen bytes");
+        let value = match inode {
+            0 => {
+                let start = usize::from(le16(header, 2).expect("sixteen bytes"));
+                usize::try_from(size)
+                    .ok()
+                    .and_then(|size| area.get(start..start.checked_add(size)?))
+                    .map(Value::Here)
+                    .ok_or_else(|| bad("its value is out of bounds"))?
+            }
+            inode => Value::Inode(inode, size),
+        };
+        entries.push(Entry { index: header[1], name, value });
+        at += (ENTRY_LEN + name_len).next_multiple_of(4);
+    }
+}
+
+/// Whether `block` may be an attribute block of this file system.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`].
+pub fn check_place(sb: &Superblock, block: u64) -> Result<FsBlock> {
+    match sb.has_blocks(FsBlock(block), 1) {
+        true => Ok(FsBlock(block)),
+        false => Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("attribute block {block}, of {}", sb.blocks_count),
+        )),
+    }
+}
