@@ -211,8 +211,5 @@ impl Disk {
 
 /// Whether the fault lies in what was read, and not in reading.
 pub(super) fn is_damage(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Corrupt | ErrorKind::BadChecksum | ErrorKind::Unsupported
-    )
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::BadChecksum | ErrorKind::Unsupported)
 }

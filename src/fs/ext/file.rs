@@ -49,9 +49,7 @@ impl Plan {
         let place = run.place.map(|place| place.0 * block_size + skipped);
         self.at += len;
         match self.pieces.last_mut() {
-            Some(Piece { place: Some(start), len: before })
-                if place == Some(*start + *before) =>
-            {
+            Some(Piece { place: Some(start), len: before }) if place == Some(*start + *before) => {
                 *before += len;
             }
             Some(Piece { place: None, len: before }) if place.is_none() => *before += len,
@@ -80,11 +78,7 @@ impl Reader {
 
     /// Tells the source what comes next, if the reader goes on as before.
     fn read_ahead(&self, offset: u64, len: u64) {
-        let hint = self
-            .readahead
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .note(offset, len);
+        let hint = self.readahead.lock().unwrap_or_else(PoisonError::into_inner).note(offset, len);
         let Some(range) = hint else { return };
         let size = self.disk.block_size();
         let end = range.end.min(self.file.inode.attr.size);

@@ -4,11 +4,11 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use super::disk::Disk;
+use super::layout::corrupt;
 use super::layout::group::Group;
 use super::layout::inode::Inode;
 use super::layout::map::MapNode;
 use super::layout::superblock::Superblock;
-use super::layout::corrupt;
 use crate::error::Result;
 use crate::fs::Ino;
 

@@ -23,10 +23,7 @@ impl Disk {
         let wanted = |entry: &&Entry<'_>| entry.full_name().is_some_and(|full| full == name);
         let Some(entry) = entries.iter().find(wanted) else {
             let name = String::from_utf8_lossy(name);
-            return Err(Error::new(
-                ErrorKind::NoXattr,
-                format!("{ino} has no attribute {name:?}"),
-            ));
+            return Err(Error::new(ErrorKind::NoXattr, format!("{ino} has no attribute {name:?}")));
         };
         match entry.value {
             Value::Here(value) => entry.decode(value).map_err(|error| error.context(ino)),
@@ -41,8 +38,8 @@ impl Disk {
         match file.inode.file_acl {
             0 => Ok(None),
             block => {
-                let place = xattr::check_place(&self.sb, block)
-                    .map_err(|error| error.context(file.ino))?;
+                let place =
+                    xattr::check_place(&self.sb, block).map_err(|error| error.context(file.ino))?;
                 Ok(Some(self.read_block(place).await?))
             }
         }
@@ -55,8 +52,7 @@ impl Disk {
                 let seed = self.sb.checksum_seed.filter(|_| self.verifies());
                 let place = super::layout::FsBlock(file.inode.file_acl);
                 entries.extend(
-                    xattr::parse_block(block, place, seed)
-                        .map_err(|error| error.context(place))?,
+                    xattr::parse_block(block, place, seed).map_err(|error| error.context(place))?,
                 );
             }
             Ok(entries)

@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn damaged_lists_are_refused() {
-        for disk in [&[1, 0][..], &[2, 0, 0, 0], &[1, 0, 0, 0, 2, 0, 4, 0], &[1, 0, 0, 0, 3, 0, 4, 0]]
+        for disk in
+            [&[1, 0][..], &[2, 0, 0, 0], &[1, 0, 0, 0, 2, 0, 4, 0], &[1, 0, 0, 0, 3, 0, 4, 0]]
         {
             assert!(to_xattr(disk).is_err(), "{disk:?}");
         }

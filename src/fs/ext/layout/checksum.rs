@@ -12,7 +12,7 @@ impl Crc32c {
 
     /// The sum with `bytes` added.
     #[must_use]
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn over(self, bytes: &[u8]) -> Self {
         // The crate inverts before and after, as iSCSI wants it; ext4 does neither.
         Self(!crc32c::crc32c_append(!self.0, bytes))
     }
@@ -48,12 +48,12 @@ mod tests {
 
     #[test]
     fn the_check_values_of_both_polynomials() {
-        assert_eq!(!Crc32c::START.add(b"123456789").0, 0xE306_9283);
+        assert_eq!(!Crc32c::START.over(b"123456789").0, 0xE306_9283);
         assert_eq!(crc16(0, b"123456789"), 0xBB3D);
     }
 
     #[test]
     fn sums_chain() {
-        assert_eq!(Crc32c::START.add(b"12345").add(b"6789"), Crc32c::START.add(b"123456789"));
+        assert_eq!(Crc32c::START.over(b"12345").over(b"6789"), Crc32c::START.over(b"123456789"));
     }
 }

@@ -58,7 +58,7 @@ pub fn verify(block: &[u8], kind: BlockKind, seed: Crc32c) -> Result<()> {
     if tail[..8] != [0, 0, 0, 0, TAIL_LEN as u8, 0, 0, TAIL_TYPE] {
         return Err(no_tail());
     }
-    seed.add(&block[..at]).check(le32(tail, 8).ok_or_else(no_tail)?)
+    seed.over(&block[..at]).check(le32(tail, 8).ok_or_else(no_tail)?)
 }
 
 /// The length of the entry at `at`. Blocks of 64 KiB need 17 bits: 65535 or 0 mean the whole block, and else the
@@ -99,10 +99,7 @@ impl<'a> Entries<'a> {
         let len = rec_len(block, at).expect("the header is there");
         let name_len = usize::from(header[6]);
         let next = at + len;
-        if len < HEADER_LEN + 4
-            || len % 4 != 0
-            || next > block.len()
-            || len < HEADER_LEN + name_len
+        if len < HEADER_LEN + 4 || len % 4 != 0 || next > block.len() || len < HEADER_LEN + name_len
         {
             return Err(bad(format!("length {len}, its name having {name_len} bytes")));
         }

@@ -76,9 +76,8 @@ pub fn parse_block(
     if let Some(seed) = seed {
         // The checksum follows the last possible entry (`struct ext4_extent_tail`).
         let tail = HEADER_LEN + ENTRY_LEN * usize::from(header.max);
-        let stored =
-            le32(block, tail).ok_or_else(|| corrupt("no room for the extent checksum"))?;
-        seed.add(&block[..tail]).check(stored)?;
+        let stored = le32(block, tail).ok_or_else(|| corrupt("no room for the extent checksum"))?;
+        seed.over(&block[..tail]).check(stored)?;
     }
     // As the kernel demands, the first entry of a node begins where its parent says.
     if header.entries > 0 {

@@ -198,10 +198,9 @@ impl Features {
             names(self.incompat.bits() & !readable.bits(), &INCOMPAT_NAMES, 'I').collect();
         match foreign.as_slice() {
             [] => Ok(()),
-            [one] => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("feature {one} is not supported"),
-            )),
+            [one] => {
+                Err(Error::new(ErrorKind::Unsupported, format!("feature {one} is not supported")))
+            }
             several => Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("features {} are not supported", several.join(", ")),

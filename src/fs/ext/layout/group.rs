@@ -57,9 +57,8 @@ impl Group {
             }
         }
         let high = if bytes.len() >= 64 { super::le32(bytes, 0x28) } else { None };
-        let inode_table = FsBlock(
-            u64::from(raw.bg_inode_table_lo.get()) | u64::from(high.unwrap_or(0)) << 32,
-        );
+        let inode_table =
+            FsBlock(u64::from(raw.bg_inode_table_lo.get()) | u64::from(high.unwrap_or(0)) << 32);
         let table_blocks = (u64::from(sb.inodes_per_group) * u64::from(sb.inode_size))
             .div_ceil(u64::from(sb.block_size));
         if !sb.has_blocks(inode_table, table_blocks) {
@@ -84,7 +83,7 @@ fn checksum(sb: &Superblock, number: u32, bytes: &[u8]) -> Option<u16> {
         }
         GroupChecksum::Crc32c => {
             let seed = sb.checksum_seed.expect("metadata_csum always has a seed");
-            let sum = seed.add(&number).add(before).add(&[0, 0]).add(after);
+            let sum = seed.over(&number).over(before).over(&[0, 0]).over(after);
             Some(sum.0 as u16)
         }
     }

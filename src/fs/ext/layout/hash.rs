@@ -76,9 +76,8 @@ impl Hasher {
         let padding = (left as u32 & 0xFF).wrapping_mul(0x0101_0101);
         let mut words = [padding; N];
         for (word, bytes) in words.iter_mut().zip(chunk.chunks(4)) {
-            *word = bytes
-                .iter()
-                .fold(padding, |word, byte| self.byte(*byte).wrapping_add(word << 8));
+            *word =
+                bytes.iter().fold(padding, |word, byte| self.byte(*byte).wrapping_add(word << 8));
         }
         words
     }

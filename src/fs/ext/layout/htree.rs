@@ -1,8 +1,8 @@
 //! The hash index of a directory (kernel: `struct dx_root`, `struct dx_node`).
 
 use super::checksum::Crc32c;
-use super::hash::{Algorithm, Hasher};
 use super::features::Incompat;
+use super::hash::{Algorithm, Hasher};
 use super::superblock::Superblock;
 use super::{FileBlock, corrupt, le16, le32};
 use crate::error::{Error, ErrorKind, Result};
@@ -139,5 +139,5 @@ pub(super) fn verify(block: &[u8], seed: Crc32c) -> Result<()> {
     let used = block.get(..at + count * ENTRY_LEN).ok_or_else(none)?;
     let reserved = block.get(tail..tail + 4).ok_or_else(none)?;
     let stored = le32(block, tail + 4).ok_or_else(none)?;
-    seed.add(used).add(reserved).add(&[0; 4]).check(stored)
+    seed.over(used).over(reserved).over(&[0; 4]).check(stored)
 }

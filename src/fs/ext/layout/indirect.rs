@@ -34,12 +34,7 @@ pub fn parse_root(sb: &Superblock, i_block: &[u8; 60]) -> Result<MapNode> {
 ///
 /// # Errors
 /// [`crate::ErrorKind::Corrupt`] where a pointer leaves the file system.
-pub fn parse_block(
-    sb: &Superblock,
-    block: &[u8],
-    level: u8,
-    range: Range<u64>,
-) -> Result<MapNode> {
+pub fn parse_block(sb: &Superblock, block: &[u8], level: u8, range: Range<u64>) -> Result<MapNode> {
     let per_block = (block.len() / 4).max(1) as u64;
     let entries = match level.checked_sub(1) {
         None => data_runs(sb, pointers(block), range.start)?,

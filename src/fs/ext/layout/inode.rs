@@ -124,7 +124,7 @@ impl Inode {
 
         let checksum_seed = sb.checksum_seed.map(|seed| {
             // Inode numbers have 32 bits on the disk.
-            seed.add(&(ino.0 as u32).to_le_bytes()).add(&raw.i_generation.get().to_le_bytes())
+            seed.over(&(ino.0 as u32).to_le_bytes()).over(&raw.i_generation.get().to_le_bytes())
         });
         if let (true, Some(seed)) = (verify, checksum_seed) {
             check(seed, bytes, fields.len())?;
@@ -133,8 +133,8 @@ impl Inode {
         let file_type = FileType::from_mode(u32::from(mode))
             .ok_or_else(|| corrupt(format!("mode {mode:#o} names no file type")))?;
         let flags = Flags::from_bits_retain(raw.i_flags.get());
-        let large = file_type == FileType::Regular
-            || sb.features.incompat.contains(Incompat::LARGEDIR);
+        let large =
+            file_type == FileType::Regular || sb.features.incompat.contains(Incompat::LARGEDIR);
         let size = u64::from(raw.i_size_lo.get())
             | if large { u64::from(raw.i_size_high.get()) << 32 } else { 0 };
         if i64::try_from(size).is_err() {
@@ -203,7 +203,9 @@ impl Inode {
             .ok()
             .filter(|len| *len > 0 && *len < self.i_block.len())
             .map(|len| Some(&self.i_block[..len]))
-            .ok_or_else(|| corrupt(format!("symbolic link of {} bytes in its inode", self.attr.size)))
+            .ok_or_else(|| {
+                corrupt(format!("symbolic link of {} bytes in its inode", self.attr.size))
+            })
     }
 
     /// Memory in use, in bytes.
@@ -229,17 +231,16 @@ fn extra_len(bytes: &[u8]) -> Result<usize> {
 fn check(seed: Crc32c, bytes: &[u8], fields_len: usize) -> Result<()> {
     let (old, large) = bytes.split_at(GOOD_OLD_SIZE);
     let lo = super::le16(bytes, CHECKSUM_LO_AT).expect("inodes have at least 128 bytes");
-    let sum =
-        seed.add(&old[..CHECKSUM_LO_AT]).add(&[0, 0]).add(&old[CHECKSUM_LO_AT + 2..]);
+    let sum = seed.over(&old[..CHECKSUM_LO_AT]).over(&[0, 0]).over(&old[CHECKSUM_LO_AT + 2..]);
     if fields_len < CHECKSUM_HI_AT + 2 {
-        let sum = sum.add(large).0 & 0xFFFF;
+        let sum = sum.over(large).0 & 0xFFFF;
         return if sum == u32::from(lo) { Ok(()) } else { Err(mismatch(u32::from(lo), sum)) };
     }
     let hi = super::le16(bytes, CHECKSUM_HI_AT).expect("the fields reach past it");
     let at = CHECKSUM_HI_AT - GOOD_OLD_SIZE;
-    sum.add(&large[..at])
-        .add(&[0, 0])
-        .add(&large[at + 2..])
+    sum.over(&large[..at])
+        .over(&[0, 0])
+        .over(&large[at + 2..])
         .check(u32::from(lo) | u32::from(hi) << 16)
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{FileBlock, FsBlock};
 
 /// What a child node is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NodeKind {
     /// A node of an extent tree; 0 is a leaf.
     Extents {
@@ -20,7 +20,7 @@ pub enum NodeKind {
 }
 
 /// A child to read next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Child {
     /// Where it lies.
     pub block: FsBlock,
@@ -84,8 +84,7 @@ impl MapNode {
         let hole_start = match after.checked_sub(1).map(|before| self.entries[before]) {
             Some(entry) if block.0 - entry.first < entry.len => {
                 let range = entry.first..entry.first + entry.len;
-                let run =
-                    |place| Run { first: FileBlock(entry.first), len: entry.len, place };
+                let run = |place| Run { first: FileBlock(entry.first), len: entry.len, place };
                 return match entry.target {
                     Target::Data(start) => Found::Run(run(Some(start))),
                     Target::Unwritten => Found::Run(run(None)),
@@ -100,11 +99,7 @@ impl MapNode {
             None if block.0 < self.range.end => self.range.end,
             None => u64::MAX,
         };
-        Found::Run(Run {
-            first: FileBlock(hole_start),
-            len: hole_end - hole_start,
-            place: None,
-        })
+        Found::Run(Run { first: FileBlock(hole_start), len: hole_end - hole_start, place: None })
     }
 
     /// The blocks of all children, in the order of the file.

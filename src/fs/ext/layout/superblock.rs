@@ -256,10 +256,7 @@ impl Superblock {
 
         let (inode_size, first_ino) =
             if dynamic { (raw.s_inode_size.get(), raw.s_first_ino.get()) } else { (128, 11) };
-        if inode_size < 128
-            || !inode_size.is_power_of_two()
-            || u32::from(inode_size) > block_size
-        {
+        if inode_size < 128 || !inode_size.is_power_of_two() || u32::from(inode_size) > block_size {
             return Err(corrupt(format!("inode size {inode_size}")));
         }
         if first_ino < 11 {
@@ -299,8 +296,8 @@ impl Superblock {
         if inodes_per_group == 0 || inodes_per_group > block_size * 8 {
             return Err(corrupt(format!("{inodes_per_group} inodes per group")));
         }
-        let groups_count = (blocks_count - u64::from(first_data_block))
-            .div_ceil(u64::from(blocks_per_group));
+        let groups_count =
+            (blocks_count - u64::from(first_data_block)).div_ceil(u64::from(blocks_per_group));
         let inodes_count = raw.s_inodes_count.get();
         if groups_count * u64::from(inodes_per_group) != u64::from(inodes_count) {
             return Err(corrupt(format!(
@@ -320,17 +317,16 @@ impl Superblock {
         let checksum_seed =
             metadata_csum.then(|| match features.incompat.contains(Incompat::CSUM_SEED) {
                 true => Crc32c(raw.s_checksum_seed.get()),
-                false => Crc32c::START.add(&raw.s_uuid),
+                false => Crc32c::START.over(&raw.s_uuid),
             });
-        let checksum_ok = !metadata_csum
-            || Crc32c::START.add(&bytes[..SIZE - 4]) == Crc32c(raw.s_checksum.get());
+        let checksum_ok =
+            !metadata_csum || Crc32c::START.over(&bytes[..SIZE - 4]) == Crc32c(raw.s_checksum.get());
 
-        let journal = features.compat.contains(Compat::HAS_JOURNAL).then(|| {
-            match raw.s_journal_inum.get() {
+        let journal =
+            features.compat.contains(Compat::HAS_JOURNAL).then(|| match raw.s_journal_inum.get() {
                 0 => JournalPlace::Device(raw.s_journal_uuid),
                 ino => JournalPlace::Inode(Ino(u64::from(ino))),
-            }
-        });
+            });
         let name_len = raw.s_volume_name.iter().position(|byte| *byte == 0).unwrap_or(16);
         Ok(Self {
             features,

@@ -97,7 +97,7 @@ pub fn parse_block<'a>(
     if let Some(seed) = seed {
         let (before, rest) = block.split_at(BLOCK_CHECKSUM_AT);
         let stored = le32(rest, 0).expect("the header is there");
-        seed.add(&place.0.to_le_bytes()).add(before).add(&[0; 4]).add(&rest[4..]).check(stored)?;
+        seed.over(&place.0.to_le_bytes()).over(before).over(&[0; 4]).over(&rest[4..]).check(stored)?;
     }
     entries(block, BLOCK_HEADER_LEN)
 }
@@ -112,8 +112,7 @@ fn entries(area: &[u8], first: usize) -> Result<Vec<Entry<'_>>> {
         if le32(area, at).ok_or_else(|| bad("the list has no end"))? == 0 {
             return Ok(entries);
         }
-        let header =
-            area.get(at..at + ENTRY_LEN).ok_or_else(|| bad("no room for it"))?;
+        let header = area.get(at..at + ENTRY_LEN).ok_or_else(|| bad("no room for it"))?;
         let name_len = usize::from(header[0]);
         let name = area
             .get(at + ENTRY_LEN..at + ENTRY_LEN + name_len)
