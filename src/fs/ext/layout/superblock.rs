@@ -319,8 +319,8 @@ impl Superblock {
                 true => Crc32c(raw.s_checksum_seed.get()),
                 false => Crc32c::START.over(&raw.s_uuid),
             });
-        let checksum_ok =
-            !metadata_csum || Crc32c::START.over(&bytes[..SIZE - 4]) == Crc32c(raw.s_checksum.get());
+        let checksum_ok = !metadata_csum
+            || Crc32c::START.over(&bytes[..SIZE - 4]) == Crc32c(raw.s_checksum.get());
 
         let journal =
             features.compat.contains(Compat::HAS_JOURNAL).then(|| match raw.s_journal_inum.get() {
@@ -411,7 +411,9 @@ impl Superblock {
     /// The block that holds the descriptor block number `index` (kernel: `descriptor_loc`).
     pub fn desc_block(&self, index: u32) -> FsBlock {
         if !self.features.incompat.contains(Incompat::META_BG) || index < self.first_meta_bg {
-            return FsBlock(u64::from(self.first_data_block) + 1 + u64::from(index));
+            // After the superblock's block, which with clusters is not always the first data block.
+            let superblock = u64::from(self.block_size == 1024);
+            return FsBlock(superblock + 1 + u64::from(index));
         }
         // Fits: groups are counted in 32 bits, and index counts blocks of descriptors of them.
         let group = index.saturating_mul(self.descs_per_block());

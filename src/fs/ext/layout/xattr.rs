@@ -97,7 +97,11 @@ pub fn parse_block<'a>(
     if let Some(seed) = seed {
         let (before, rest) = block.split_at(BLOCK_CHECKSUM_AT);
         let stored = le32(rest, 0).expect("the header is there");
-        seed.over(&place.0.to_le_bytes()).over(before).over(&[0; 4]).over(&rest[4..]).check(stored)?;
+        seed.over(&place.0.to_le_bytes())
+            .over(before)
+            .over(&[0; 4])
+            .over(&rest[4..])
+            .check(stored)?;
     }
     entries(block, BLOCK_HEADER_LEN)
 }
