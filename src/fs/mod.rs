@@ -2,6 +2,7 @@
 
 mod attr;
 pub mod ext;
+pub mod ext4_view;
 #[cfg(test)]
 pub(crate) mod memory;
 mod path;

@@ -87,6 +87,11 @@ impl Ext {
         open::open(source, options).await
     }
 
+    /// The blocks as they read after recovery, the superblock still saying that it is needed.
+    pub fn recovered(&self) -> Arc<dyn BlockSource> {
+        Arc::clone(&self.disk.source)
+    }
+
     /// Facts for `info`.
     pub fn summary(&self) -> &Summary {
         &self.summary
