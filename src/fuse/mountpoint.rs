@@ -1,0 +1,95 @@
+//! The directory that a mount covers.
+
+use std::path::{Path, PathBuf};
+
+use super::mounts::Mounted;
+use crate::error::{Error, ErrorKind, Result};
+
+/// An existing directory, fit to be mounted on, as an absolute path without links.
+///
+/// Checked before the login, so that a mistake in the path costs no session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mountpoint(PathBuf);
+
+impl Mountpoint {
+    /// Checks `path`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] or [`ErrorKind::Permission`] where it is no directory or cannot be entered,
+    /// [`ErrorKind::Exists`] where it holds files or a mount of ours already.
+    pub fn new(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let failed = |error: std::io::Error| {
+            let kind = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+                _ => ErrorKind::Io,
+            };
+            let dead = error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error());
+            let reported = Error::new(kind, format!("mount point {shown}: {error}"));
+            if dead {
+                reported.with_hint(format!(
+                    "a process that served it was killed; clear it with `snapbrowse umount {shown}`"
+                ))
+            } else {
+                reported.with_source(error)
+            }
+        };
+        let directory = path.canonicalize().map_err(failed)?;
+        if let Some(mounted) = Mounted::find(&directory)? {
+            if mounted.is_ours() {
+                return Err(Error::new(
+                    ErrorKind::Exists,
+                    format!("mount point {shown}: something is mounted there already"),
+                )
+                .with_hint(format!("take it away with `snapbrowse umount {shown}`")));
+            }
+        }
+        let mut entries = directory.read_dir().map_err(failed)?;
+        if entries.next().is_some() {
+            return Err(Error::new(
+                ErrorKind::Exists,
+                format!("mount point {shown}: the directory is not empty"),
+            )
+            .with_hint("its files would be hidden; use an empty directory"));
+        }
+        Ok(Self(directory))
+    }
+
+    /// The absolute path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_directory_is_taken_by_its_real_path() {
+        let temporary = tempfile::tempdir().unwrap();
+        let real = temporary.path().join("real");
+        std::fs::create_dir(&real).unwrap();
+        let link = temporary.path().join("link");
+        std::os::unix::fs::symlink("real", &link).unwrap();
+        let mountpoint = Mountpoint::new(&link).unwrap();
+        assert_eq!(mountpoint.path(), real.canonicalize().unwrap());
+    }
+
+    #[test]
+    fn what_cannot_be_mounted_on_is_refused_with_its_reason() {
+        let temporary = tempfile::tempdir().unwrap();
+        let missing = Mountpoint::new(&temporary.path().join("no")).unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::Io);
+        assert!(missing.message().contains("No such file"), "{missing}");
+
+        let file = temporary.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        let not_a_directory = Mountpoint::new(&file).unwrap_err();
+        assert!(not_a_directory.message().contains("Not a directory"), "{not_a_directory}");
+
+        let full = Mountpoint::new(temporary.path()).unwrap_err();
+        assert_eq!(full.kind(), ErrorKind::Exists);
+        assert!(full.message().contains("not empty"), "{full}");
+    }
+}

@@ -1,0 +1,261 @@
+//! A file system in the kernel's terms: nodes, attributes, listings, seeks. Everything that FUSE answers is
+//! worked out here, without FUSE.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use fuser::{FileAttr, Generation, INodeNo};
+
+use super::node::{self, Nodes};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::{Attr, DirEntry, FileReader, Filesystem, Ino, StatFs};
+
+/// A file system as the kernel is shown it.
+///
+/// Once the volume is known to be changing under us, nothing more is told about it: what was read before and what
+/// would be read now belong to different states, and together they are wrong data.
+pub(super) struct View {
+    fs: Arc<dyn Filesystem>,
+    nodes: Nodes,
+    changed: OnceLock<Error>,
+}
+
+impl View {
+    pub(super) fn new(fs: Arc<dyn Filesystem>) -> Self {
+        Self { nodes: Nodes::new(fs.root()), fs, changed: OnceLock::new() }
+    }
+
+    /// The inode behind a node.
+    pub(super) fn ino(&self, node: INodeNo) -> Ino {
+        self.nodes.ino(node)
+    }
+
+    /// The file system, unless it has been found to change.
+    fn fs(&self) -> Result<&dyn Filesystem> {
+        match self.changed.get() {
+            None => Ok(&*self.fs),
+            Some(changed) => Err(changed.clone()),
+        }
+    }
+
+    /// Looks whether the volume is still what was opened. From the first change on, every request fails.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BeingWritten`] when the change is found, once.
+    pub(super) async fn check_unchanged(&self) -> Result<()> {
+        match self.fs()?.check_unchanged().await {
+            Err(error) if error.kind() == ErrorKind::BeingWritten => {
+                self.changed.get_or_init(|| error.clone());
+                Err(error)
+            }
+            // A failed look is no change; whoever needs those blocks is told.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) async fn attr(&self, node: INodeNo) -> Result<FileAttr> {
+        let attr = self.fs()?.getattr(self.ino(node)).await?;
+        Ok(node::file_attr(attr.ino.0, &attr))
+    }
+
+    /// The node that `name` stands for; `None` where there is none, which the kernel may remember too.
+    pub(super) async fn lookup(
+        &self,
+        dir: INodeNo,
+        name: &[u8],
+    ) -> Result<Option<(FileAttr, Generation)>> {
+        let fs = self.fs()?;
+        let ino = match fs.lookup(self.ino(dir), name).await {
+            Ok(ino) => ino,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if ino.0 == 0 {
+            return Err(Error::new(ErrorKind::Corrupt, "a directory entry names inode 0"));
+        }
+        let attr = fs.getattr(ino).await?;
+        Ok(Some(self.entry(&attr)))
+    }
+
+    /// An answer to a lookup names the node in `ino`.
+    fn entry(&self, attr: &Attr) -> (FileAttr, Generation) {
+        let node = self.nodes.node(attr.ino);
+        (node::file_attr(node.0, attr), Generation(attr.generation.into()))
+    }
+
+    pub(super) async fn readlink(&self, node: INodeNo) -> Result<Vec<u8>> {
+        self.fs()?.readlink(self.ino(node)).await
+    }
+
+    pub(super) async fn open(&self, node: INodeNo) -> Result<Arc<dyn FileReader>> {
+        self.fs()?.open(self.ino(node)).await
+    }
+
+    /// Whether reading through an open file may go on.
+    pub(super) fn check_readable(&self) -> Result<()> {
+        self.fs().map(|_| ())
+    }
+
+    pub(super) async fn statfs(&self) -> Result<StatFs> {
+        self.fs()?.statfs().await
+    }
+
+    pub(super) async fn getxattr(&self, node: INodeNo, name: &[u8]) -> Result<Vec<u8>> {
+        self.fs()?.getxattr(self.ino(node), name).await
+    }
+
+    /// All names, each ended by a NUL, as `listxattr(2)` hands them out.
+    pub(super) async fn listxattr(&self, node: INodeNo) -> Result<Vec<u8>> {
+        let names = self.fs()?.listxattr(self.ino(node)).await?;
+        Ok(names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect())
+    }
+
+    /// `SEEK_DATA` or `SEEK_HOLE` from `offset`; `None` is past the end (`ENXIO`).
+    pub(super) async fn seek(
+        &self,
+        node: INodeNo,
+        file: &dyn FileReader,
+        offset: u64,
+        to: SeekTo,
+    ) -> Result<Option<u64>> {
+        let size = self.fs()?.getattr(self.ino(node)).await?.size;
+        if offset >= size {
+            return Ok(None);
+        }
+        match to {
+            SeekTo::Data => {
+                Ok(file.data_range(offset).await?.map(|range| range.start.max(offset)))
+            }
+            SeekTo::Hole => {
+                let mut at = offset;
+                while let Some(range) = file.data_range(at).await? {
+                    // Ranges may touch; the hole begins where the next one does not.
+                    if range.start > at || range.end <= at {
+                        break;
+                    }
+                    at = range.end;
+                }
+                Ok(Some(at.min(size)))
+            }
+        }
+    }
+
+    /// Hands the entries of `dir` after `cookie` to `add`, until that says that it is full or there are no more.
+    ///
+    /// # Errors
+    /// Only where not one entry was added: else the reply carries those, and the next call meets the error again.
+    pub(super) async fn list(
+        &self,
+        dir: INodeNo,
+        listing: &Listing,
+        mut cookie: u64,
+        want: Want,
+        mut add: impl FnMut(Listed<'_>) -> Full + Send,
+    ) -> Result<()> {
+        let fs = self.fs()?;
+        let mut added = false;
+        loop {
+            let mut batch = match listing.take(cookie) {
+                Some(batch) => batch,
+                None => match self.batch(self.ino(dir), cookie, want).await {
+                    Ok(batch) => batch,
+                    Err(_) if added => return Ok(()),
+                    Err(error) => return Err(error),
+                },
+            };
+            if batch.is_empty() {
+                return Ok(());
+            }
+            while let Some(entry) = batch.pop_front() {
+                // The file types are not in the directories of an old ext2.
+                let attr = if want == Want::Attributes || entry.file_type.is_none() {
+                    fs.getattr(entry.ino).await.ok()
+                } else {
+                    None
+                };
+                let next = entry.cookie;
+                if add(Listed { entry: &entry, attr: attr.as_ref(), view: self }) == Full::Yes {
+                    batch.push_front(entry);
+                    listing.keep(cookie, batch);
+                    return Ok(());
+                }
+                added = true;
+                cookie = next;
+            }
+        }
+    }
+
+    async fn batch(&self, dir: Ino, cookie: u64, want: Want) -> Result<VecDeque<DirEntry>> {
+        let fs = self.fs()?;
+        let batch = fs.readdir(dir, cookie).await?;
+        if want == Want::Attributes {
+            let inodes: Vec<Ino> = batch.iter().map(|entry| entry.ino).collect();
+            fs.prefetch_inodes(&inodes);
+        }
+        Ok(batch.into())
+    }
+}
+
+/// Which of the two `lseek(2)` is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SeekTo {
+    Data,
+    Hole,
+}
+
+/// Whether a listing carries what `stat` shows (READDIRPLUS) or names and types only (READDIR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    Names,
+    Attributes,
+}
+
+/// Whether a reply has no room for the entry offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    No,
+    Yes,
+}
+
+impl From<bool> for Full {
+    fn from(full: bool) -> Self {
+        if full { Self::Yes } else { Self::No }
+    }
+}
+
+/// One entry on its way into a reply.
+pub(super) struct Listed<'a> {
+    pub(super) entry: &'a DirEntry,
+    attr: Option<&'a Attr>,
+    view: &'a View,
+}
+
+impl Listed<'_> {
+    /// The type, from the directory or else from the inode.
+    pub(super) fn file_type(&self) -> fuser::FileType {
+        let known = self.entry.file_type.or(self.attr.map(|attr| attr.file_type));
+        node::file_type(known.unwrap_or(crate::fs::FileType::Regular))
+    }
+
+    /// The attributes under the node's number; `None` where the inode cannot be read.
+    pub(super) fn attr(&self) -> Option<(FileAttr, Generation)> {
+        self.attr.map(|attr| self.view.entry(attr))
+    }
+}
+
+/// An open directory: the entries that were read but did not fit into the last reply.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    rest: Mutex<Option<(u64, VecDeque<DirEntry>)>>,
+}
+
+impl Listing {
+    fn take(&self, cookie: u64) -> Option<VecDeque<DirEntry>> {
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        rest.take_if(|(at, _)| *at == cookie).map(|(_, entries)| entries)
+    }
+
+    fn keep(&self, cookie: u64, entries: VecDeque<DirEntry>) {
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some((cookie, entries));
+    }
+}
