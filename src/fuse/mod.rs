@@ -10,6 +10,8 @@
 
 mod errno;
 mod handles;
+#[cfg(test)]
+mod memory;
 mod mount;
 mod mountpoint;
 mod mounts;
@@ -17,6 +19,15 @@ mod node;
 mod serve;
 mod unmount;
 mod view;
+
+#[cfg(test)]
+#[path = "../../tests/common/needs.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared with the integration tests, which use all of it"
+)]
+mod needs;
 
 pub use mount::{Mount, MountOptions};
 pub use mountpoint::Mountpoint;

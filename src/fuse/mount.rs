@@ -125,9 +125,7 @@ fn config(options: &MountOptions) -> Config {
 
 /// A source's name without what means something in a list of options or in /proc/mounts.
 fn plain(name: &str) -> String {
-    name.chars()
-        .map(|c| if c == ',' || c == '\\' || c.is_control() { '_' } else { c })
-        .collect()
+    name.chars().map(|c| if c == ',' || c == '\\' || c.is_control() { '_' } else { c }).collect()
 }
 
 /// Opens /dev/fuse once, only to say clearly what is wrong where that fails.
@@ -171,3 +169,7 @@ fn explain(mountpoint: &Mountpoint, error: io::Error) -> Error {
     };
     explained.with_hint(hint).with_source(error)
 }
+
+#[cfg(test)]
+#[path = "mount_tests.rs"]
+mod tests;

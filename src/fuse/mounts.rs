@@ -29,7 +29,7 @@ impl Mounted {
         let table = std::fs::read("/proc/self/mountinfo")
             .map_err(|e| Error::io("read /proc/self/mountinfo", e))?;
         let lines = table.split(|byte| *byte == b'\n');
-        Ok(lines.filter_map(Self::parse).filter(|mounted| mounted.mountpoint == mountpoint).last())
+        Ok(lines.filter_map(Self::parse).rfind(|mounted| mounted.mountpoint == mountpoint))
     }
 
     fn parse(line: &[u8]) -> Option<Self> {
@@ -70,12 +70,10 @@ impl Mounted {
         if lazily == Lazily::Yes {
             command.arg("-z");
         }
-        let output = command
-            .arg("--")
-            .arg(&self.mountpoint)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|e| Error::io("run fusermount3", e).with_hint("install the package fuse3"))?;
+        let output =
+            command.arg("--").arg(&self.mountpoint).stdin(Stdio::null()).output().map_err(|e| {
+                Error::io("run fusermount3", e).with_hint("install the package fuse3")
+            })?;
         if output.status.success() {
             return Ok(());
         }

@@ -1,9 +1,7 @@
 //! Taking a mount away from outside, and waiting for the process behind it.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -69,7 +67,9 @@ fn process_behind(mountpoint: &Path) -> Result<Option<OwnedFd>> {
     match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
         Ok(handle) => Ok(Some(handle)),
         Err(rustix::io::Errno::SRCH) => Ok(None),
-        Err(errno) => Err(Error::io(format_args!("watch process {}", pid.as_raw_nonzero()), errno.into())),
+        Err(errno) => {
+            Err(Error::io(format_args!("watch process {}", pid.as_raw_nonzero()), errno.into()))
+        }
     }
 }
 

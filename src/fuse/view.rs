@@ -123,9 +123,7 @@ impl View {
             return Ok(None);
         }
         match to {
-            SeekTo::Data => {
-                Ok(file.data_range(offset).await?.map(|range| range.start.max(offset)))
-            }
+            SeekTo::Data => Ok(file.data_range(offset).await?.map(|range| range.start.max(offset))),
             SeekTo::Hole => {
                 let mut at = offset;
                 while let Some(range) = file.data_range(at).await? {
@@ -239,7 +237,12 @@ impl Listed<'_> {
 
     /// The attributes under the node's number; `None` where the inode cannot be read.
     pub(super) fn attr(&self) -> Option<(FileAttr, Generation)> {
-        self.attr.map(|attr| self.view.entry(attr))
+        let attr = self.attr?;
+        match self.entry.name.as_slice() {
+            // The kernel takes no node from these two: only the number that `ls -ai` shows.
+            b"." | b".." => Some((node::file_attr(attr.ino.0, attr), Generation(0))),
+            _ => Some(self.view.entry(attr)),
+        }
     }
 }
 
@@ -259,3 +262,7 @@ impl Listing {
         *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some((cookie, entries));
     }
 }
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;
