@@ -21,12 +21,12 @@ mount_image() {
     mount -t "$3" -o "loop,offset=$2,$4" "$1" "$mnt"
 }
 
-# mount_readonly IMAGE OFFSET OPTIONS: the device is writable, so that the kernel plays the journal back.
-mount_readonly() {
+# mount_replayed IMAGE OFFSET: for reading, but on a writable device, so that the kernel plays the journal back.
+mount_replayed() {
     local size
     size=$(($(stat -c %s "$1") - $2))
     loop=$(losetup --find --show --offset "$2" --sizelimit "$size" "$1")
-    mount -o "ro,$3" "$loop" "$mnt"
+    mount -o ro,noatime "$loop" "$mnt"
     losetup --detach "$loop" # goes when the mount goes
 }
 

@@ -9,15 +9,15 @@ use super::{KernelMount, Limits, populate, run};
 #[derive(Debug)]
 pub struct MadeImage {
     pub dir: tempfile::TempDir,
-    pub name: &'static str,
+    pub name: String,
     /// In bytes.
     pub offset: u64,
 }
 
 impl MadeImage {
     /// Runs mke2fs and fills the new file system through the kernel. Needs root.
-    pub fn new(name: &'static str, size: &str, mke2fs: &[&str], limits: Limits) -> Self {
-        let image = Self { dir: tempfile::tempdir().unwrap(), name, offset: 0 };
+    pub fn new(name: &str, size: &str, mke2fs: &[&str], limits: Limits) -> Self {
+        let image = Self { dir: tempfile::tempdir().unwrap(), name: name.into(), offset: 0 };
         let path = image.path();
         let file = path.to_str().unwrap();
         run("truncate", &["-s", size, file]);
@@ -28,20 +28,20 @@ impl MadeImage {
 
     /// The image file.
     pub fn path(&self) -> PathBuf {
-        self.dir.path().join(self.name).with_extension("img")
+        self.dir.path().join(&self.name).with_extension("img")
     }
 }
 
-/// A disk copied while the kernel had it mounted, an ext3 in its one partition. The script that makes it fails where the
-/// journal does not matter. Needs root.
-pub fn make_crashed_disk() -> MadeImage {
+/// A disk copied while the kernel had it mounted, an ext3 or ext4 in its one partition. The script that makes it fails
+/// where the journal does not matter. Needs root.
+pub fn make_crashed_disk(kind: &str) -> MadeImage {
     let dir = tempfile::tempdir().unwrap();
-    let script = testdata("make-dirty-ext3.sh");
-    run(script.to_str().unwrap(), &[dir.path().to_str().unwrap()]);
-    MadeImage { dir, name: "dirty-ext3", offset: 1 << 20 }
+    let script = testdata("make-crashed-disk.sh");
+    run(script.to_str().unwrap(), &[kind, dir.path().to_str().unwrap()]);
+    MadeImage { dir, name: format!("dirty-{kind}"), offset: 1 << 20 }
 }
 
-/// The same disk, made before and kept in `testdata`: a directory with `dirty-ext3.img` and `dirty-ext3.manifest`. Needs
+/// Such an ext3 disk, made before and kept in `testdata`: a directory with `dirty-ext3.img` and `dirty-ext3.manifest`. Needs
 /// nothing.
 pub fn crashed_disk() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();

@@ -17,10 +17,20 @@ const NEEDS: &[Need] = &[
 
 #[test]
 fn crashed_ext3_reads_as_after_the_kernels_recovery() {
-    if !can_run("crashed_ext3_reads_as_after_the_kernels_recovery", NEEDS) {
-        return;
+    if can_run("crashed_ext3_reads_as_after_the_kernels_recovery", NEEDS) {
+        crashed_disk_reads_as_after_the_kernels_recovery("ext3");
     }
-    let image = make_crashed_disk();
+}
+
+#[test]
+fn crashed_ext4_reads_as_after_the_kernels_recovery() {
+    if can_run("crashed_ext4_reads_as_after_the_kernels_recovery", NEEDS) {
+        crashed_disk_reads_as_after_the_kernels_recovery("ext4");
+    }
+}
+
+fn crashed_disk_reads_as_after_the_kernels_recovery(kind: &str) {
+    let image = make_crashed_disk(kind);
     let unrecovered = KernelMount::without_recovery(&image.path(), image.offset);
     let config = std::fs::read(unrecovered.path().join("etc/foo.conf")).unwrap();
     drop(unrecovered);
@@ -37,7 +47,7 @@ fn reads_as_the_kernel_says(image: &MadeImage) -> Manifest {
     let before = sha256_of(&image.path());
 
     let mut tgtd = Tgtd::start();
-    let target = tgtd.add_target(image.name);
+    let target = tgtd.add_target(&image.name);
     tgtd.add_lun(&target, 1, &image.path());
     every_way_out(&tgtd.url(&target, 1), &expected, kernel.path());
     let istgt = Istgt::start(&image.path(), &IstgtOptions::default());
@@ -93,30 +103,27 @@ fn mounted(snapbrowse: &Snapbrowse, source: &str, expected: &Manifest, kernel: &
 
 #[test]
 fn ext2_with_small_blocks_reads_as_the_kernel_says() {
-    if !can_run("ext2_with_small_blocks_reads_as_the_kernel_says", NEEDS) {
-        return;
+    if can_run("ext2_with_small_blocks_reads_as_the_kernel_says", NEEDS) {
+        let mke2fs = ["-t", "ext2", "-b", "1024", "-I", "128", "-O", "^filetype"];
+        let limits = Limits { largest: 300 << 20, entries: 1000, long_times: false };
+        reads_as_the_kernel_says(&MadeImage::new("ext2", "64M", &mke2fs, limits));
     }
-    let mke2fs = ["-t", "ext2", "-b", "1024", "-I", "128", "-O", "^filetype"];
-    let limits = Limits { largest: 300 << 20, entries: 1000, long_times: false };
-    reads_as_the_kernel_says(&MadeImage::new("ext2", "64M", &mke2fs, limits));
 }
 
 #[test]
 fn ext3_reads_as_the_kernel_says() {
-    if !can_run("ext3_reads_as_the_kernel_says", NEEDS) {
-        return;
+    if can_run("ext3_reads_as_the_kernel_says", NEEDS) {
+        let mke2fs = ["-t", "ext3", "-b", "4096"];
+        let limits = Limits { largest: 5 << 30, entries: 5000, long_times: true };
+        reads_as_the_kernel_says(&MadeImage::new("ext3", "200M", &mke2fs, limits));
     }
-    let mke2fs = ["-t", "ext3", "-b", "4096"];
-    let limits = Limits { largest: 5 << 30, entries: 5000, long_times: true };
-    reads_as_the_kernel_says(&MadeImage::new("ext3", "200M", &mke2fs, limits));
 }
 
 #[test]
 fn ext4_reads_as_the_kernel_says() {
-    if !can_run("ext4_reads_as_the_kernel_says", NEEDS) {
-        return;
+    if can_run("ext4_reads_as_the_kernel_says", NEEDS) {
+        let mke2fs = ["-t", "ext4", "-O", "64bit,metadata_csum", "-N", "60000"];
+        let limits = Limits { largest: 1 << 40, entries: 50_000, long_times: true };
+        reads_as_the_kernel_says(&MadeImage::new("ext4", "400M", &mke2fs, limits));
     }
-    let mke2fs = ["-t", "ext4", "-O", "64bit,metadata_csum", "-N", "60000"];
-    let limits = Limits { largest: 1 << 40, entries: 50_000, long_times: true };
-    reads_as_the_kernel_says(&MadeImage::new("ext4", "400M", &mke2fs, limits));
 }

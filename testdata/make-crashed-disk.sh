@@ -1,27 +1,35 @@
 #!/bin/bash
-# Makes a disk as a SAN snapshot of a running server shows it: an MBR, one ext3 partition, and a journal with
+# Makes a disk as a SAN snapshot of a running server shows it: an MBR, one ext3 or ext4 partition, and a journal with
 # transactions that are committed but not checkpointed, revoke records among them.
 #
-#   testdata/make-dirty-ext3.sh DIRECTORY
+#   testdata/make-crashed-disk.sh ext3|ext4 DIRECTORY
 #
 # writes into DIRECTORY
 #   dirty-ext3.img        the disk, copied while the kernel had it mounted
 #   dirty-ext3.manifest   every file of another copy, after the kernel's own recovery
 # and fails unless the disk reads differently without recovery. The copies in this directory were made by it and
 # gzip -9n.
-out=${1:?usage: make-dirty-ext3.sh DIRECTORY}
+usage="usage: make-crashed-disk.sh ext3|ext4 DIRECTORY"
+type=${1:?$usage}
+out=${2:?$usage}
 # shellcheck source=testdata/lib.sh
 . "$(dirname "$0")/lib.sh"
 
+case $type in
+    ext3) features=() options=noatime ;;
+    ext4) features=(-O metadata_csum,64bit) options=noatime,nodelalloc ;;
+    *) echo "$usage" >&2; exit 2 ;;
+esac
+
 start=$((2048 * 512)) # of the partition, in bytes
 live=$work/live.img
-truncate -s 24M "$live"
+truncate -s 13M "$live"
 printf 'label: dos\nlabel-id: 0x5eed0001\nstart=2048, type=83\n' | sfdisk -q "$live"
-mke2fs -q -t ext3 -b 1024 -J size=2 -L srv-root -U 5eed0000-0000-4000-8000-000000000003 \
-    -E "offset=$start,root_owner=0:0" "$live" 23M
+mke2fs -q -t $type "${features[@]}" -b 1024 -J size=2 -L srv-root -U 5eed0000-0000-4000-8000-000000000003 \
+    -E "offset=$start,root_owner=0:0" "$live" 12M
 
 # As the server was at its last reboot.
-mount_image "$live" $start ext3 noatime
+mount_image "$live" $start $type $options
 mkdir -p "$mnt"/{etc,home/alice/projects,home/bob,var/log,var/spool/queue,var/lib}
 echo "srv1" >"$mnt/etc/hostname"
 printf 'color = "blue"\nlimit = 10\n' >"$mnt/etc/foo.conf"
@@ -29,13 +37,14 @@ printf '/dev/sda1 / ext3 defaults 0 1\n' >"$mnt/etc/fstab"
 printf 'root:*:20000:0:99999:7:::\n' >"$mnt/etc/shadow"
 seq 1 40000 >"$mnt/home/alice/numbers.txt" # double indirect blocks
 seq 1 2000 >"$mnt/var/log/messages"
+dd if=/dev/zero of="$mnt/var/lib/spare" bs=1024 count=300 status=none
 printf 'will be renamed\n' >"$mnt/home/bob/old-name"
 printf 'will be deleted\n' >"$mnt/home/bob/deleted"
 for n in $(seq 400); do echo "job $n" >"$mnt/var/spool/queue/job-with-a-rather-long-name-$n"; done
 umount "$mnt"
 
 # And what happened since: all of it is in the journal only, or in blocks that only the journal refers to.
-mount_image "$live" $start ext3 noatime
+mount_image "$live" $start $type $options
 printf 'color = "green"\nlimit = 20\nowner = "alice"\n' >"$mnt/etc/foo.conf"
 chmod 640 "$mnt/etc/foo.conf" && chown 0:42 "$mnt/etc/foo.conf"
 chmod 600 "$mnt/etc/shadow"
@@ -54,7 +63,9 @@ commit var/.1
 rm -r "$mnt/var/spool/queue" "$mnt/var/lib/burst"
 truncate -s 100 "$mnt/home/alice/numbers.txt"
 commit var/.2
-printf 'a line of the new database\n%.0s' $(seq 90000) >"$mnt/var/lib/database"
+yes 'a line of the new database' | dd of="$mnt/var/lib/database" bs=1024 iflag=fullblock status=none 2>/dev/null ||
+    true # until the disk is full: whatever was freed is used again
+rm "$mnt/var/lib/spare"
 commit var/.3
 ln "$mnt/home/alice/report.txt" "$mnt/home/bob/report-of-alice.txt"
 ln -s ../../etc/foo.conf "$mnt/home/alice/foo.conf"
@@ -77,10 +88,10 @@ exec 9>&-
 umount "$mnt"
 
 cp --sparse=always "$work/dirty.img" "$work/replayed.img"
-mount_readonly "$work/replayed.img" $start noatime
+mount_replayed "$work/replayed.img" $start
 manifest >"$work/replayed.manifest"
 umount "$mnt"
-mount_readonly "$work/dirty.img" $start noload
+mount_image "$work/dirty.img" $start $type ro,noload
 (manifest || true) >"$work/noload.manifest" 2>/dev/null # as damaged as it may be
 umount "$mnt"
 
@@ -100,5 +111,5 @@ sed -n 's/^ *Revoke FS block \([0-9]*\).*/\1/p' "$work/log" | sort -u >"$work/re
 }
 
 mkdir -p "$out"
-cp --sparse=always "$work/dirty.img" "$out/dirty-ext3.img"
-cp "$work/replayed.manifest" "$out/dirty-ext3.manifest"
+cp --sparse=always "$work/dirty.img" "$out/dirty-$type.img"
+cp "$work/replayed.manifest" "$out/dirty-$type.manifest"
