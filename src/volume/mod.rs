@@ -1,10 +1,17 @@
 //! Partition tables: a device becomes named volumes, each a [`BlockSource`] of its own.
 
+mod gpt;
+mod mbr;
+mod signature;
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::block::BlockSource;
-use crate::error::{Error, ErrorKind, Result};
+use crate::block::{self, BlockSource, Slice};
+use crate::error::{ErrorKind, Result};
+use mbr::BootRecord;
 
 /// How a device is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +63,162 @@ pub struct Scan {
     pub warnings: Vec<String>,
 }
 
+/// A partition as its table describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Partition {
+    /// As the kernel numbers it.
+    number: u32,
+    /// In bytes; not checked against the device.
+    range: Range<u64>,
+    /// Its type in words.
+    kind: String,
+    /// Its own name.
+    label: String,
+}
+
+/// The most partitions that are listed (the kernel's limit).
+const PARTITIONS_MAX: usize = 256;
+
 /// Finds the partition table and what each volume holds.
 ///
 /// # Errors
 /// Only where the device cannot be read; a damaged table is a warning, or no table.
-pub async fn scan(_device: &Arc<dyn BlockSource>) -> Result<Scan> {
-    Err(Error::new(ErrorKind::Unsupported, "partition tables are not there yet"))
+pub async fn scan(device: &Arc<dyn BlockSource>) -> Result<Scan> {
+    let mut warnings = Vec::new();
+    let (table, mut partitions) = table(device.as_ref(), &mut warnings).await?;
+    if table == Table::None {
+        let source = Arc::clone(device);
+        let content = signature::probe(device.as_ref()).await?;
+        let whole = Volume {
+            name: "whole".to_owned(),
+            range: 0..device.len(),
+            source,
+            content,
+            partition_type: String::new(),
+            label: String::new(),
+        };
+        return Ok(Scan { table, volumes: vec![whole], warnings });
+    }
+    partitions.sort_by_key(|partition| partition.number);
+    if partitions.len() > PARTITIONS_MAX {
+        warnings.push(format!("only the first {PARTITIONS_MAX} partitions are listed"));
+        partitions.truncate(PARTITIONS_MAX);
+    }
+    warn_of_overlaps(&partitions, &mut warnings);
+    let heads: Vec<_> = partitions
+        .iter()
+        .map(|partition| {
+            partition.range.start
+                ..partition.range.end.min(partition.range.start.saturating_add(signature::HEAD))
+        })
+        .collect();
+    device.prefetch(&heads);
+    let mut volumes = Vec::new();
+    for partition in partitions {
+        volumes.push(volume(device, partition, &mut warnings).await?);
+    }
+    Ok(Scan { table, volumes, warnings })
+}
+
+/// Reads the partition table, if there is one.
+async fn table(
+    device: &dyn BlockSource,
+    warnings: &mut Vec<String>,
+) -> Result<(Table, Vec<Partition>)> {
+    let head =
+        block::read(device, 0, device.len().min(signature::HEAD) as usize).await?.into_bytes();
+    let own = device.block_size();
+    let record = BootRecord::parse(&head, device.len() / u64::from(own));
+    let protective = record.as_ref().is_some_and(BootRecord::is_protective);
+    // An image may come from a disk of the other sector size; a GPT tells, a boot record does not.
+    for sector in [own, if own == 512 { 4096 } else { 512 }] {
+        let Some(partitions) = gpt::read(device, sector, protective, warnings).await? else {
+            continue;
+        };
+        if sector != own {
+            warnings
+                .push(format!("the GPT counts in sectors of {sector} bytes, the device has {own}"));
+        }
+        if protective {
+            return Ok((Table::Gpt, partitions));
+        }
+        if record.is_none() {
+            warnings
+                .push("the GPT has no protective boot record; it was used all the same".to_owned());
+            return Ok((Table::Gpt, partitions));
+        }
+        warnings.push(
+            "a GPT that the boot record does not speak of was ignored as a leftover".to_owned(),
+        );
+        break;
+    }
+    if let Some(record) = record {
+        let partitions = record.partitions(device, warnings).await?;
+        if !partitions.is_empty() {
+            if signature::near(&head) == Content::Ext {
+                warnings.push(
+                    "an ext superblock stands before the first partition; it was taken for a leftover".to_owned(),
+                );
+            }
+            return Ok((Table::Mbr, partitions));
+        }
+        if protective {
+            warnings.push("the boot record speaks of a GPT, but none was found".to_owned());
+        }
+    } else if signature::near(&head) == Content::Unknown {
+        for sector in [own, if own == 512 { 4096 } else { 512 }] {
+            if let Some(partitions) = gpt::read_backup(device, sector).await? {
+                warnings.push(
+                    "the start of the device is blank: the backup GPT at its end was used"
+                        .to_owned(),
+                );
+                return Ok((Table::Gpt, partitions));
+            }
+        }
+    }
+    Ok((Table::None, Vec::new()))
+}
+
+/// Makes a volume of a partition, as far as the device reaches.
+async fn volume(
+    device: &Arc<dyn BlockSource>,
+    partition: Partition,
+    warnings: &mut Vec<String>,
+) -> Result<Volume> {
+    let name = format!("p{}", partition.number);
+    let (start, end) = (partition.range.start, partition.range.end);
+    let len = device.len();
+    if end > len {
+        warnings.push(format!(
+            "{name} ends at byte {end}, but the device has {len}: what would lie there cannot be read"
+        ));
+    }
+    let source = Slice::new(Arc::clone(device), start.min(len)..end.min(len), name.as_str())?;
+    let content = match signature::probe(&source).await {
+        Ok(content) => content,
+        Err(error) if error.kind() == ErrorKind::Medium => {
+            warnings.push(error.to_string());
+            Content::Unknown
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(Volume {
+        name,
+        range: partition.range,
+        source: Arc::new(source),
+        content,
+        partition_type: partition.kind,
+        label: partition.label,
+    })
+}
+
+fn warn_of_overlaps(partitions: &[Partition], warnings: &mut Vec<String>) {
+    let mut by_start: Vec<_> =
+        partitions.iter().filter(|partition| !partition.range.is_empty()).collect();
+    by_start.sort_by_key(|partition| partition.range.start);
+    for pair in by_start.windows(2) {
+        if pair[0].range.end > pair[1].range.start {
+            warnings.push(format!("p{} and p{} overlap", pair[0].number, pair[1].number));
+        }
+    }
 }
