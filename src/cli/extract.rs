@@ -1,15 +1,33 @@
 //! `snapbrowse extract`.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::error::{Error, ErrorKind, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::extract::{self, Options, Report};
 
 use super::args::SourceArg;
+use super::complain;
 use super::exit::Exit;
+use super::output::Output;
+use super::settings::Settings;
 use super::source::{self, Context};
+use super::units::show_size;
+
+/// How often the progress bar is drawn.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Copy files and trees out
+///
+/// Keeps contents, holes, mode, times, symbolic and hard links, extended attributes and ACLs; as root also owners,
+/// devices and set-id bits. Whatever cannot be restored is named, and the exit code is 3 then.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -30,10 +48,88 @@ pub(crate) struct Args {
     overwrite: bool,
 }
 
+#[derive(Serialize)]
+struct Summary {
+    files: u64,
+    directories: u64,
+    bytes: u64,
+    failed: u64,
+}
+
 pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
-    source::with_filesystem(context, &args.source, async |_opened| {
-        let Args { paths: _, to: _, overwrite: _, .. } = args;
-        Err(Error::new(ErrorKind::Unsupported, "extract is not there yet"))
+    source::with_filesystem(context, &args.source, async |opened| {
+        let settings = &context.settings;
+        let bar = progress_bar(settings.quiet || settings.json);
+        let report = {
+            let bar = bar.clone();
+            Arc::new(Report::new(move |error| bar.suspend(|| complain(error))))
+        };
+        let paths: Vec<Vec<u8>> = args.paths.into_iter().map(OsString::into_vec).collect();
+        let options = Options { overwrite: args.overwrite };
+        let work =
+            extract::extract(opened.filesystem, &paths, &args.to, options, Arc::clone(&report));
+        let result = tokio::select! {
+            result = work => result,
+            never = watch(&bar, &report) => match never {},
+        };
+        bar.finish_and_clear();
+        result?;
+        if report.foreign() > 0 {
+            tracing::warn!(
+                "{} files belong to other users; only root can keep their owners",
+                report.foreign()
+            );
+        }
+        summarise(settings, &args.to, &report)?;
+        let nothing = report.files() + report.directories() == 0;
+        Ok(match report.first_failure() {
+            None => Exit::Done,
+            Some(kind) if nothing => Exit::from(kind),
+            Some(_) => Exit::Partly,
+        })
     })
     .await
+}
+
+/// A bar on standard error, where that is a terminal; how much there is to copy is not known beforehand.
+fn progress_bar(hidden: bool) -> ProgressBar {
+    if hidden {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{spinner} {msg}, {bytes} ({bytes_per_sec})");
+    ProgressBar::new_spinner().with_style(style.expect("the template is well formed"))
+}
+
+/// Keeps the bar up to date for as long as it is polled.
+async fn watch(bar: &ProgressBar, report: &Report) -> Infallible {
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
+        bar.set_message(format!("{} files", report.files()));
+        bar.set_position(report.bytes());
+        bar.tick();
+    }
+}
+
+fn summarise(settings: &Settings, to: &Path, report: &Report) -> Result<()> {
+    let summary = Summary {
+        files: report.files(),
+        directories: report.directories(),
+        bytes: report.bytes(),
+        failed: report.failed(),
+    };
+    if settings.json {
+        let mut out = Output::new();
+        out.json_document(&summary)?;
+        out.flush()?;
+    } else if !settings.quiet {
+        let Summary { files, directories, bytes, failed } = summary;
+        let failures = if failed > 0 { format!(", {failed} failures") } else { String::new() };
+        eprintln!(
+            "restored {files} files and {directories} directories, {}, to {}{failures}",
+            show_size(bytes),
+            to.display()
+        );
+    }
+    Ok(())
 }

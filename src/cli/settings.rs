@@ -54,7 +54,6 @@ pub(crate) struct Settings {
     /// Whether to print JSON.
     pub(crate) json: bool,
     /// Whether to say nothing but errors.
-    #[expect(dead_code, reason = "the progress bar is not there yet")]
     pub(crate) quiet: bool,
     /// The configuration files.
     pub(crate) config: Config,

@@ -1,0 +1,365 @@
+//! One file on its way out: what is read of it first, and how it is put down.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+
+use futures_util::{StreamExt, stream};
+use rustix::io::Errno;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::block::Segments;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::{Attr, FileReader, FileType, Filesystem};
+
+use super::dest::{Directory, Name, Temporary};
+use super::metadata::{self, Rights, Target, Xattrs};
+
+/// What is read and written at a time.
+const CHUNK: usize = 1 << 20;
+
+/// Chunks between reading and writing of one large file.
+const CHUNKS_IN_FLIGHT: usize = 4;
+
+/// Files of one batch that are read at the same time.
+const READS_IN_FLIGHT: usize = 32;
+
+/// The most pieces that one `pwritev` takes (IOV_MAX of Linux).
+const MOST_PIECES: usize = 1024;
+
+/// Anything but a directory, found and not yet read.
+pub(super) struct Item {
+    pub(super) name: Name,
+    /// The path in the image, for messages.
+    pub(super) from: Vec<u8>,
+    pub(super) attr: Attr,
+}
+
+impl Item {
+    /// Says on which file something failed.
+    pub(super) fn named(&self, error: Error) -> Error {
+        error.context(String::from_utf8_lossy(&self.from))
+    }
+}
+
+/// What the destination said, about the file at `from` in the image.
+pub(super) fn put_failed(from: &[u8], error: io::Error) -> Error {
+    let shown = String::from_utf8_lossy(from);
+    match Errno::from_io_error(&error) {
+        Some(Errno::EXIST) => Error::io(shown, error).with_hint("use --overwrite to replace it"),
+        Some(Errno::LOOP | Errno::NOTDIR) => Error::new(
+            ErrorKind::Exists,
+            format!("{shown}: the destination has something else than a directory there"),
+        ),
+        _ => Error::io(shown, error),
+    }
+}
+
+/// How files are put down.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    pub(super) overwrite: bool,
+    pub(super) rights: Rights,
+}
+
+/// How a file came out.
+pub(super) struct Restored {
+    /// Contents in bytes, holes not counted.
+    pub(super) bytes: u64,
+    /// What of its metadata could not be kept, in words.
+    pub(super) lost: String,
+}
+
+/// Contents of a small item, or what stands for them.
+enum Body {
+    File(Vec<(u64, Segments)>),
+    Symlink(Vec<u8>),
+    Node,
+}
+
+/// Reads all of `items`, many at a time, then puts them down in `directory`.
+pub(super) async fn copy_batch(
+    filesystem: &dyn Filesystem,
+    directory: &Directory,
+    items: Vec<Item>,
+    manner: Manner,
+) -> Vec<(Item, Result<Restored>)> {
+    let read = |item: Item| async {
+        let contents = async {
+            Ok((read_xattrs(filesystem, &item.attr).await?, read_body(filesystem, &item).await?))
+        };
+        let contents: Result<_> = contents.await;
+        (item, contents)
+    };
+    let read: Vec<_> =
+        stream::iter(items).map(read).buffer_unordered(READS_IN_FLIGHT).collect().await;
+    let directory = directory.clone();
+    let put = move || {
+        let put = |(item, contents): (Item, Result<(Xattrs, Body)>)| {
+            let result = match contents {
+                Ok((xattrs, body)) => put(&directory, &item, &xattrs, body, manner)
+                    .map_err(|error| put_failed(&item.from, error)),
+                Err(error) => Err(item.named(error)),
+            };
+            (item, result)
+        };
+        read.into_iter().map(put).collect()
+    };
+    blocking(put).await
+}
+
+async fn read_body(filesystem: &dyn Filesystem, item: &Item) -> Result<Body> {
+    let ino = item.attr.ino;
+    match item.attr.file_type {
+        FileType::Regular => {
+            let mut data = Vec::new();
+            if item.attr.size > 0 {
+                let reader = filesystem.open(ino).await?;
+                let mut contents = Contents::new(&*reader, item.attr.size);
+                while let Some(chunk) = contents.next().await? {
+                    data.push(chunk);
+                }
+            }
+            Ok(Body::File(data))
+        }
+        FileType::Symlink => filesystem.readlink(ino).await.map(Body::Symlink),
+        _ => Ok(Body::Node),
+    }
+}
+
+/// All extended attributes of an inode.
+pub(super) async fn read_xattrs(filesystem: &dyn Filesystem, attr: &Attr) -> Result<Xattrs> {
+    let mut xattrs = Vec::new();
+    for name in filesystem.listxattr(attr.ino).await? {
+        let value = filesystem.getxattr(attr.ino, &name).await?;
+        xattrs.push((name, value));
+    }
+    Ok(xattrs)
+}
+
+/// The data of a file in order, without its holes.
+struct Contents<'a> {
+    reader: &'a dyn FileReader,
+    size: u64,
+    /// The data range that is being read.
+    start: u64,
+    end: u64,
+}
+
+impl<'a> Contents<'a> {
+    fn new(reader: &'a dyn FileReader, size: u64) -> Self {
+        Self { reader, size, start: 0, end: 0 }
+    }
+
+    /// The next piece of data and where it stands.
+    async fn next(&mut self) -> Result<Option<(u64, Segments)>> {
+        if self.start >= self.end {
+            let found = match self.end < self.size {
+                true => self.reader.data_range(self.end).await?,
+                false => None,
+            };
+            let Some(range) = found else { return Ok(None) };
+            if range.start < self.end || range.is_empty() {
+                return Err(Error::new(ErrorKind::Corrupt, "data ranges that overlap"));
+            }
+            (self.start, self.end) = (range.start, range.end.min(self.size));
+        }
+        let wanted =
+            usize::try_from(self.end.saturating_sub(self.start)).unwrap_or(CHUNK).min(CHUNK);
+        let at = self.start;
+        let data = match self.reader.try_read(at, wanted) {
+            Some(answer) => answer?,
+            None => self.reader.read(at, wanted).await?,
+        };
+        if data.is_empty() {
+            return Err(Error::new(ErrorKind::Corrupt, format!("ends at {at} of {}", self.size)));
+        }
+        self.start += data.len() as u64;
+        Ok(Some((at, data)))
+    }
+}
+
+/// Puts a small item down.
+fn put(
+    directory: &Directory,
+    item: &Item,
+    xattrs: &Xattrs,
+    body: Body,
+    manner: Manner,
+) -> io::Result<Restored> {
+    match body {
+        Body::File(data) => {
+            let mut writing = Writing::start(directory)?;
+            for (offset, data) in data {
+                writing.write(offset, &data)?;
+            }
+            writing.finish(item, xattrs, manner)
+        }
+        Body::Symlink(target) => {
+            finish(directory.temporary_symlink(&target)?, item, xattrs, manner)
+        }
+        Body::Node => {
+            let (kind, device) = node(&item.attr);
+            finish(directory.temporary_node(kind, device)?, item, xattrs, manner)
+        }
+    }
+}
+
+/// The type and number as mknod(2) takes them.
+fn node(attr: &Attr) -> (rustix::fs::FileType, u64) {
+    use rustix::fs::FileType as Kind;
+    let kind = Kind::from_raw_mode(attr.file_type.mode_bits());
+    match kind {
+        Kind::BlockDevice | Kind::CharacterDevice => {
+            (kind, rustix::fs::makedev(attr.rdev.major, attr.rdev.minor))
+        }
+        _ => (kind, 0),
+    }
+}
+
+/// Finishes what cannot be opened.
+fn finish(
+    temporary: Temporary,
+    item: &Item,
+    xattrs: &Xattrs,
+    manner: Manner,
+) -> io::Result<Restored> {
+    let lost = metadata::apply(Target::named(temporary.at()), &item.attr, xattrs, manner.rights);
+    temporary.keep_as(&item.name, manner.overwrite)?;
+    Ok(Restored { bytes: 0, lost })
+}
+
+/// A regular file that is being written.
+struct Writing {
+    temporary: Temporary,
+    file: File,
+    end: u64,
+    bytes: u64,
+}
+
+impl Writing {
+    fn start(directory: &Directory) -> io::Result<Self> {
+        let (temporary, file) = directory.temporary_file()?;
+        Ok(Self { temporary, file, end: 0, bytes: 0 })
+    }
+
+    fn write(&mut self, mut offset: u64, data: &Segments) -> io::Result<()> {
+        self.bytes += data.len() as u64;
+        for pieces in data.pieces().chunks(MOST_PIECES) {
+            let mut slices: Vec<IoSlice<'_>> =
+                pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            let mut left = slices.as_mut_slice();
+            while !left.is_empty() {
+                match rustix::io::pwritev(&self.file, left, offset) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => {
+                        offset += written as u64;
+                        IoSlice::advance_slices(&mut left, written);
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        self.end = self.end.max(offset);
+        Ok(())
+    }
+
+    fn finish(self, item: &Item, xattrs: &Xattrs, manner: Manner) -> io::Result<Restored> {
+        let Self { temporary, file, end, bytes } = self;
+        if end < item.attr.size {
+            // A hole at the end.
+            file.set_len(item.attr.size)?;
+        }
+        let lost = metadata::apply(Target::open(&file), &item.attr, xattrs, manner.rights);
+        temporary.keep_as(&item.name, manner.overwrite)?;
+        Ok(Restored { bytes, lost })
+    }
+}
+
+/// Copies one large file, reading ahead of the disk. `progress` hears of every chunk.
+pub(super) async fn copy_large(
+    filesystem: &dyn Filesystem,
+    directory: &Directory,
+    item: Item,
+    manner: Manner,
+    progress: impl Fn(u64),
+) -> (Item, Result<Restored>) {
+    let result = stream_large(filesystem, directory, &item, manner, progress).await;
+    (item, result)
+}
+
+/// What the reader tells the thread that writes. Without a `Finish` at the end the file is not kept.
+enum Step {
+    Data(u64, Segments),
+    Finish(Box<(Item, Xattrs)>),
+}
+
+async fn stream_large(
+    filesystem: &dyn Filesystem,
+    directory: &Directory,
+    item: &Item,
+    manner: Manner,
+    progress: impl Fn(u64),
+) -> Result<Restored> {
+    let named = |error: Error| item.named(error);
+    let xattrs = read_xattrs(filesystem, &item.attr).await.map_err(named)?;
+    let reader = filesystem.open(item.attr.ino).await.map_err(named)?;
+    let mut contents = Contents::new(&*reader, item.attr.size);
+    let (steps, received) = mpsc::channel(CHUNKS_IN_FLIGHT);
+    let directory = directory.clone();
+    let writer = spawn_blocking(move || write_large(&directory, received, manner));
+    let read = async {
+        while let Some((offset, data)) = contents.next().await? {
+            let len = data.len() as u64;
+            if steps.send(Step::Data(offset, data)).await.is_err() {
+                // The writer knows why.
+                return Ok(());
+            }
+            progress(len);
+        }
+        let item =
+            Item { name: item.name.clone(), from: item.from.clone(), attr: item.attr.clone() };
+        let _ = steps.send(Step::Finish(Box::new((item, xattrs)))).await;
+        Ok(())
+    };
+    let read: Result<()> = read.await;
+    drop(steps);
+    let written = joined(writer).await;
+    read.map_err(named)?;
+    match written.map_err(|error| put_failed(&item.from, error))? {
+        Some(restored) => Ok(restored),
+        None => Err(named(Error::new(ErrorKind::Interrupted, "not copied to its end"))),
+    }
+}
+
+fn write_large(
+    directory: &Directory,
+    mut steps: mpsc::Receiver<Step>,
+    manner: Manner,
+) -> io::Result<Option<Restored>> {
+    let mut writing = Writing::start(directory)?;
+    while let Some(step) = steps.blocking_recv() {
+        match step {
+            Step::Data(offset, data) => writing.write(offset, &data)?,
+            Step::Finish(last) => {
+                let (item, xattrs) = &*last;
+                return writing.finish(item, xattrs, manner).map(Some);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Runs what waits for the local disk where it holds up nothing else.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    joined(spawn_blocking(work)).await
+}
+
+async fn joined<T>(task: JoinHandle<T>) -> T {
+    match task.await {
+        Ok(result) => result,
+        // Blocking work is not cancelled while someone waits for it, so this is a panic of its own.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

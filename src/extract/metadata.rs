@@ -1,0 +1,148 @@
+//! Owner, mode, extended attributes and times of what was restored.
+
+use std::ffi::{CStr, CString};
+use std::fmt::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::{Errno, Result};
+
+use crate::fs::{Attr, FileType, Timestamp};
+
+/// Names with their values.
+pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Permission bits that make a program run with its owner's or group's rights.
+const SET_ID: u16 = 0o6000;
+
+/// Sets everything that `attr` and `xattrs` say, in the only order in which one step does not undo another: a
+/// change of owner clears set-id bits and capabilities, and everything else changes times.
+///
+/// Returns what could not be kept, in words; empty where all was.
+pub(super) fn apply(target: Target<'_>, attr: &Attr, xattrs: &Xattrs, rights: Rights) -> String {
+    let mut lost = Lost(String::new());
+    let mut permissions = attr.permissions;
+    match rights {
+        Rights::Root => {
+            if let Err(error) = target.set_owner(attr.uid, attr.gid) {
+                lost.add(&format!("owner {}:{}", attr.uid, attr.gid), error);
+                // With another owner these bits would lend out the wrong identity.
+                permissions &= !SET_ID;
+            }
+        }
+        Rights::User => permissions &= !SET_ID,
+    }
+    if attr.file_type != FileType::Symlink {
+        lost.check("mode", target.set_mode(permissions));
+    }
+    for (name, value) in xattrs.iter().filter(|(name, _)| rights.may_set(name)) {
+        let shown = String::from_utf8_lossy(name);
+        lost.check(&format!("attribute {shown}"), target.set_xattr(name, value));
+    }
+    lost.check("times", target.set_times(attr.atime, attr.mtime));
+    lost.0
+}
+
+/// What the system lets us set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rights {
+    /// Everything.
+    Root,
+    /// Not the owner, and of the extended attributes only `user.*` and ACLs.
+    User,
+}
+
+impl Rights {
+    pub(super) fn ours() -> Self {
+        if rustix::process::geteuid().is_root() { Self::Root } else { Self::User }
+    }
+
+    /// Whether an attribute of this name can be set at all.
+    pub(super) fn may_set(self, xattr: &[u8]) -> bool {
+        self == Self::Root || xattr.starts_with(b"user.") || xattr.starts_with(b"system.posix_acl_")
+    }
+}
+
+/// What is being finished.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    /// A file or directory that is open.
+    Open(BorrowedFd<'a>),
+    /// Something that cannot be opened for this (links, devices), under its temporary name.
+    Named(BorrowedFd<'a>, &'a CStr),
+}
+
+impl Target<'_> {
+    fn set_owner(self, uid: u32, gid: u32) -> Result<()> {
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        match self {
+            Self::Open(fd) => rustix::fs::fchown(fd, uid, gid),
+            Self::Named(directory, name) => {
+                rustix::fs::chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+            }
+        }
+    }
+
+    fn set_mode(self, permissions: u16) -> Result<()> {
+        let mode = Mode::from_raw_mode(permissions.into());
+        match self {
+            Self::Open(fd) => rustix::fs::fchmod(fd, mode),
+            // The name is our own temporary one, so there is no link to follow.
+            Self::Named(directory, name) => {
+                rustix::fs::chmodat(directory, name, mode, AtFlags::empty())
+            }
+        }
+    }
+
+    fn set_xattr(self, name: &[u8], value: &[u8]) -> Result<()> {
+        let key = CString::new(name).map_err(|_| Errno::INVAL)?;
+        match self {
+            Self::Open(fd) => rustix::fs::fsetxattr(fd, &key, value, XattrFlags::empty()),
+            // There is no call that takes a directory and a name; /proc leads through the open directory.
+            Self::Named(directory, name) => {
+                let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+                path.extend_from_slice(name.to_bytes());
+                rustix::fs::lsetxattr(path, &key, value, XattrFlags::empty())
+            }
+        }
+    }
+
+    fn set_times(self, atime: Timestamp, mtime: Timestamp) -> Result<()> {
+        let timespec =
+            |time: Timestamp| Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
+        let times = Timestamps { last_access: timespec(atime), last_modification: timespec(mtime) };
+        match self {
+            Self::Open(fd) => rustix::fs::futimens(fd, &times),
+            Self::Named(directory, name) => {
+                rustix::fs::utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+            }
+        }
+    }
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn open(fd: &'a impl AsFd) -> Self {
+        Self::Open(fd.as_fd())
+    }
+
+    pub(super) fn named((directory, name): (&'a impl AsFd, &'a CStr)) -> Self {
+        Self::Named(directory.as_fd(), name)
+    }
+}
+
+/// What could not be kept, as one sentence.
+struct Lost(String);
+
+impl Lost {
+    fn check(&mut self, what: &str, result: Result<()>) {
+        if let Err(error) = result {
+            self.add(what, error);
+        }
+    }
+
+    fn add(&mut self, what: &str, error: Errno) {
+        let separator = if self.0.is_empty() { "" } else { ", " };
+        // Writing to a String cannot fail.
+        let _ = write!(self.0, "{separator}{what} not kept: {}", std::io::Error::from(error));
+    }
+}

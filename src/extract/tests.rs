@@ -1,0 +1,422 @@
+//! Extraction from trees that no honest file system holds, and from honest ones.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::fs::memory::MemoryFs;
+use crate::fs::{DeviceNumber, Filesystem, Timestamp};
+
+/// A destination beside things that must not be touched.
+struct World {
+    directory: TempDir,
+    options: Options,
+}
+
+/// What came of it.
+struct Outcome {
+    report: Arc<Report>,
+    failures: Vec<String>,
+}
+
+impl Outcome {
+    #[track_caller]
+    fn failed_with(&self, expected: &[&str]) {
+        assert_eq!(self.failures.len(), expected.len(), "{:#?}", self.failures);
+        for (failure, expected) in self.failures.iter().zip(expected) {
+            assert!(failure.contains(expected), "{failure:?} does not say {expected:?}");
+        }
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("outside")).unwrap();
+        fs::write(directory.path().join("outside/victim"), "untouched").unwrap();
+        fs::create_dir(directory.path().join("to")).unwrap();
+        Self { directory, options: Options::default() }
+    }
+
+    fn overwriting(mut self) -> Self {
+        self.options.overwrite = true;
+        self
+    }
+
+    fn to(&self, path: &str) -> PathBuf {
+        self.directory.path().join("to").join(path)
+    }
+
+    fn outside(&self) -> PathBuf {
+        self.directory.path().join("outside")
+    }
+
+    async fn extract(&self, filesystem: &MemoryFs, paths: &[&str]) -> Outcome {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let listener = Arc::clone(&told);
+        let report =
+            Arc::new(Report::new(move |error| listener.lock().unwrap().push(error.to_string())));
+        let paths: Vec<Vec<u8>> = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
+        let filesystem = Arc::new(filesystem.clone());
+        extract(filesystem, &paths, &self.to(""), self.options, Arc::clone(&report)).await.unwrap();
+        self.nothing_outside_changed();
+        let mut failures = told.lock().unwrap().clone();
+        failures.sort();
+        Outcome { report, failures }
+    }
+
+    #[track_caller]
+    fn nothing_outside_changed(&self) {
+        let victim = self.outside().join("victim");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+        assert_eq!(fs::metadata(&victim).unwrap().nlink(), 1);
+        assert_eq!(fs::read_dir(self.outside()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(self.directory.path()).unwrap().count(), 2);
+    }
+
+    /// All names below the destination; a temporary file that stayed behind would be among them.
+    fn names(&self) -> Vec<String> {
+        let all = walkdir::WalkDir::new(self.to("")).min_depth(1).sort_by_file_name();
+        let name = |entry: walkdir::DirEntry| {
+            let path = entry.path().strip_prefix(self.to("")).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        all.into_iter().map(|entry| name(entry.unwrap())).collect()
+    }
+}
+
+fn root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn time(metadata: &fs::Metadata) -> Timestamp {
+    Timestamp {
+        seconds: metadata.mtime(),
+        nanoseconds: u32::try_from(metadata.mtime_nsec()).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_tree_comes_out_as_it_was() {
+    let mut image = MemoryFs::new();
+    let foo = image.file("/etc/foo", b"contents");
+    image.symlink("/etc/link", b"../etc/foo");
+    image.file("/etc/deep/er/empty", b"");
+    let secret = image.file("/etc/deep/secret", b"s");
+    image.node(secret).attr.permissions = 0o400;
+    let closed = image.directory("/etc/deep");
+    image.node(closed).attr.permissions = 0o555;
+    image.node(closed).attr.mtime = Timestamp { seconds: -5, nanoseconds: 7 };
+    image.put("/etc/pipe", FileType::Fifo, b"");
+    image.put("/etc/socket", FileType::Socket, b"");
+    image.node(foo).xattrs.push((b"user.colour".to_vec(), b"blue".to_vec()));
+
+    let world = World::new();
+    let outcome = world.extract(&image, &["/etc"]).await;
+    outcome.failed_with(&[]);
+    assert_eq!(
+        world.names(),
+        [
+            "etc",
+            "etc/deep",
+            "etc/deep/er",
+            "etc/deep/er/empty",
+            "etc/deep/secret",
+            "etc/foo",
+            "etc/link",
+            "etc/pipe",
+            "etc/socket"
+        ]
+    );
+    assert_eq!(
+        (outcome.report.files(), outcome.report.directories(), outcome.report.bytes()),
+        (6, 3, 9)
+    );
+    assert_eq!(fs::read(world.to("etc/foo")).unwrap(), b"contents");
+    assert_eq!(fs::read_link(world.to("etc/link")).unwrap(), Path::new("../etc/foo"));
+    assert!(fs::metadata(world.to("etc/pipe")).unwrap().file_type().is_fifo());
+    let mode = |path: &str| fs::metadata(world.to(path)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode("etc/foo"), mode("etc/deep/secret"), mode("etc/deep")), (0o644, 0o400, 0o555));
+    for (path, ino) in [("etc/foo", foo), ("etc/deep", closed)] {
+        let attr = image.getattr(ino).await.unwrap();
+        assert_eq!(time(&fs::metadata(world.to(path)).unwrap()), attr.mtime, "{path}");
+    }
+    let mut value = [0; 16];
+    let len = rustix::fs::getxattr(world.to("etc/foo"), c"user.colour", &mut value).unwrap();
+    assert_eq!(&value[..len], b"blue");
+    // Otherwise an ordinary user could not remove it.
+    fs::set_permissions(world.to("etc/deep"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test]
+async fn the_root_means_what_is_in_it() {
+    let mut image = MemoryFs::new();
+    image.file("/a", b"a");
+    image.file("/d/b", b"b");
+    for path in ["/", "", "/d/..", "."] {
+        let world = World::new();
+        let before = fs::metadata(world.to("")).unwrap().permissions();
+        world.extract(&image, &[path]).await.failed_with(&[]);
+        assert_eq!(world.names(), ["a", "d", "d/b"], "{path:?}");
+        assert_eq!(fs::metadata(world.to("")).unwrap().permissions(), before);
+    }
+}
+
+#[tokio::test]
+async fn several_paths_and_one_that_is_missing() {
+    let mut image = MemoryFs::new();
+    image.file("/a/x", b"x");
+    image.file("/b/y", b"y");
+    image.symlink("/way", b"/b");
+    let world = World::new();
+    let outcome = world.extract(&image, &["/a", "/way/y", "/none", "/way"]).await;
+    outcome.failed_with(&["/none: no such file"]);
+    assert_eq!(outcome.report.first_failure(), Some(ErrorKind::NotFound));
+    assert_eq!(world.names(), ["a", "a/x", "way", "y"]);
+    assert_eq!(fs::read_link(world.to("way")).unwrap(), Path::new("/b"));
+}
+
+#[tokio::test]
+async fn holes_stay_holes() {
+    let mut image = MemoryFs::new();
+    let size = 8 << 20;
+    for (path, data) in [
+        ("/middle", vec![(1 << 20, (1 << 20) + 4096)]),
+        ("/ends", vec![(0, 4096), (size - 4096, size)]),
+        ("/tail", vec![(0, 1)]),
+        ("/all", vec![]),
+    ] {
+        let mut contents = vec![0; size as usize];
+        for &(start, end) in &data {
+            contents[start as usize..end as usize].fill(7);
+        }
+        let ino = image.file(path, &contents);
+        image.node(ino).data = data;
+    }
+    let small = image.file("/small", b"\0\0\0\0");
+    image.node(small).data.clear();
+    let world = World::new();
+    let outcome = world.extract(&image, &["/"]).await;
+    outcome.failed_with(&[]);
+    assert_eq!(outcome.report.bytes(), 4096 * 3 + 1);
+    for path in ["middle", "ends", "tail", "all"] {
+        let metadata = fs::metadata(world.to(path)).unwrap();
+        assert_eq!(metadata.len(), size);
+        assert!(metadata.blocks() * 512 <= 64 << 10, "{path} takes {} blocks", metadata.blocks());
+    }
+    let middle = fs::read(world.to("middle")).unwrap();
+    assert_eq!(middle.iter().filter(|&&byte| byte == 7).count(), 4096);
+    assert_eq!(middle[1 << 20], 7);
+    assert_eq!(fs::read(world.to("small")).unwrap(), [0; 4]);
+}
+
+#[tokio::test]
+async fn hard_links_stay_together() {
+    let mut image = MemoryFs::new();
+    let ino = image.file("/a/one", b"same");
+    image.link("/b/two", ino);
+    image.link("/b/three", ino);
+    let world = World::new();
+    let outcome = world.extract(&image, &["/a", "/b"]).await;
+    outcome.failed_with(&[]);
+    let inode = |path: &str| fs::metadata(world.to(path)).unwrap().ino();
+    assert_eq!((inode("b/two"), inode("b/three")), (inode("a/one"), inode("a/one")));
+    assert_eq!(fs::metadata(world.to("a/one")).unwrap().nlink(), 3);
+    // Again over what is there now: the temporary links must not stay.
+    let world = world.overwriting();
+    world.extract(&image, &["/"]).await.failed_with(&[]);
+    assert_eq!(world.names(), ["a", "a/one", "b", "b/three", "b/two"]);
+    assert_eq!(fs::metadata(world.to("a/one")).unwrap().nlink(), 3);
+}
+
+#[tokio::test]
+async fn a_link_is_never_made_to_what_stood_there_before() {
+    let mut image = MemoryFs::new();
+    let ino = image.file("/a", b"new");
+    image.link("/b", ino);
+    let world = World::new();
+    fs::write(world.to("a"), "old").unwrap();
+    let outcome = world.extract(&image, &["/"]).await;
+    outcome.failed_with(&["/a: File exists", "/b: another name of a file that was not restored"]);
+    assert_eq!(world.names(), ["a"]);
+    assert_eq!(fs::read(world.to("a")).unwrap(), b"old");
+}
+
+#[tokio::test]
+async fn existing_files_need_overwrite() {
+    let mut image = MemoryFs::new();
+    image.file("/f", b"new");
+    image.symlink("/l", b"new");
+    image.file("/d/f", b"new");
+    let world = World::new();
+    fs::write(world.to("f"), "old").unwrap();
+    symlink("old", world.to("l")).unwrap();
+    fs::create_dir(world.to("d")).unwrap();
+    fs::set_permissions(world.to("d"), fs::Permissions::from_mode(0o700)).unwrap();
+
+    world.extract(&image, &["/"]).await.failed_with(&["/f: File exists", "/l: File exists"]);
+    assert_eq!(fs::read(world.to("f")).unwrap(), b"old");
+    assert_eq!(fs::read(world.to("d/f")).unwrap(), b"new");
+    assert_eq!(fs::metadata(world.to("d")).unwrap().mode() & 0o777, 0o700);
+
+    let world = world.overwriting();
+    world.extract(&image, &["/"]).await.failed_with(&[]);
+    assert_eq!(fs::read(world.to("f")).unwrap(), b"new");
+    assert_eq!(fs::read_link(world.to("l")).unwrap(), Path::new("new"));
+    assert_eq!(fs::metadata(world.to("d")).unwrap().mode() & 0o777, 0o755);
+    assert_eq!(world.names(), ["d", "d/f", "f", "l"]);
+}
+
+#[tokio::test]
+async fn a_link_in_the_destination_is_not_followed() {
+    for overwrite in [false, true] {
+        let mut image = MemoryFs::new();
+        image.file("/etc/victim", b"evil");
+        image.file("/file", b"evil");
+        let mut world = World::new();
+        world.options.overwrite = overwrite;
+        symlink(world.outside(), world.to("etc")).unwrap();
+        symlink(world.outside().join("victim"), world.to("file")).unwrap();
+        let outcome = world.extract(&image, &["/"]).await;
+        let refused = "/etc: the destination has something else than a directory there";
+        if overwrite {
+            outcome.failed_with(&[refused]);
+            assert!(world.to("file").symlink_metadata().unwrap().is_file());
+        } else {
+            outcome.failed_with(&[refused, "/file: File exists"]);
+            assert!(world.to("file").is_symlink());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_is_a_link_and_a_directory() {
+    for overwrite in [false, true] {
+        let mut world = World::new();
+        world.options.overwrite = overwrite;
+        let mut image = MemoryFs::new();
+        // The same name twice: first a way out, then a directory with something to put there.
+        image.symlink("/x", world.outside().to_str().unwrap().as_bytes());
+        image.file("/hidden/victim", b"evil");
+        image.file("/hidden/new", b"evil");
+        let directory = image.directory("/hidden");
+        let root = image.root();
+        image.entry(root, b"x", directory);
+        let outcome = world.extract(&image, &["/"]).await;
+        assert!(outcome.report.failed() > 0);
+    }
+}
+
+#[tokio::test]
+async fn names_that_lead_out() {
+    let mut image = MemoryFs::new();
+    let evil = image.file("/fine", b"evil");
+    let directory = image.directory("/d");
+    for name in [&b"../outside/victim"[..], b"/etc/passwd", b"a/b", b"", b"nul\0"] {
+        image.entry(directory, name, evil);
+    }
+    let up = image.directory("/up");
+    image.entry(directory, b"../outside", up);
+    let world = World::new();
+    let outcome = world.extract(&image, &["/d"]).await;
+    outcome.failed_with(&["a name that no directory can hold"; 6]);
+    assert_eq!(world.names(), ["d"]);
+    assert_eq!(outcome.report.first_failure(), Some(ErrorKind::Corrupt));
+}
+
+#[tokio::test]
+async fn links_in_the_image_are_copied_and_not_followed() {
+    let world = World::new();
+    let mut image = MemoryFs::new();
+    let outside = world.outside();
+    image.symlink("/to-outside", outside.to_str().unwrap().as_bytes());
+    image.symlink("/to-victim", outside.join("victim").to_str().unwrap().as_bytes());
+    let link = image.symlink("/owned", outside.join("victim").to_str().unwrap().as_bytes());
+    image.node(link).attr.permissions = 0o777;
+    world.extract(&image, &["/"]).await.failed_with(&[]);
+    assert!(world.to("to-victim").is_symlink());
+    // Inside the image this path leads nowhere, whatever there is outside of it.
+    world.extract(&image, &["/to-victim/"]).await.failed_with(&["/to-victim/: no such file"]);
+}
+
+#[tokio::test]
+async fn a_directory_that_holds_itself() {
+    let mut image = MemoryFs::new();
+    let a = image.directory("/a");
+    image.file("/a/f", b"f");
+    image.entry(a, b"again", a);
+    let root = image.root();
+    image.entry(a, b"root", root);
+    let world = World::new();
+    let outcome = world.extract(&image, &["/"]).await;
+    outcome.failed_with(&["/a/again: a directory that was copied already", "/a/root: a directory"]);
+    assert_eq!(world.names(), ["a", "a/f"]);
+}
+
+#[tokio::test]
+async fn a_bad_file_is_named_and_passed_over() {
+    let mut image = MemoryFs::new();
+    for (path, size) in [("/small", 10), ("/large", 3 << 20)] {
+        let ino = image.file(path, &vec![1; size]);
+        image.node(ino).failure = Some(ErrorKind::BadChecksum);
+    }
+    let directory = image.directory("/broken");
+    image.node(directory).failure = Some(ErrorKind::Corrupt);
+    image.file("/good", b"good");
+    let world = World::new();
+    let outcome = world.extract(&image, &["/"]).await;
+    outcome.failed_with(&["/broken: ", "/large: ", "/small: "]);
+    assert_eq!(world.names(), ["broken", "good"]);
+}
+
+#[tokio::test]
+async fn set_id_bits_need_the_owner() {
+    let mut image = MemoryFs::new();
+    let ino = image.file("/su", b"#!");
+    image.node(ino).attr.permissions = 0o6755;
+    let world = World::new();
+    world.extract(&image, &["/su"]).await.failed_with(&[]);
+    let mode = fs::metadata(world.to("su")).unwrap().mode() & 0o7777;
+    assert_eq!(mode, if root() { 0o6755 } else { 0o755 });
+}
+
+#[tokio::test]
+async fn devices_are_restored_or_named() {
+    let mut image = MemoryFs::new();
+    let ino = image.put("/null", FileType::CharDevice, b"");
+    image.node(ino).attr.rdev = DeviceNumber { major: 1, minor: 3 };
+    let world = World::new();
+    let outcome = world.extract(&image, &["/null"]).await;
+    match fs::symlink_metadata(world.to("null")) {
+        Ok(metadata) => {
+            outcome.failed_with(&[]);
+            assert!(metadata.file_type().is_char_device());
+            assert_eq!(metadata.rdev(), rustix::fs::makedev(1, 3));
+        }
+        Err(_) => outcome.failed_with(&["/null: Operation not permitted"]),
+    }
+}
+
+#[tokio::test]
+async fn many_files_in_many_directories() {
+    let mut image = MemoryFs::new();
+    for directory in 0..30 {
+        for file in 0..100 {
+            image.file(&format!("/d{directory}/f{file}"), format!("{directory}-{file}").as_bytes());
+        }
+    }
+    let world = World::new();
+    let outcome = world.extract(&image, &["/"]).await;
+    outcome.failed_with(&[]);
+    assert_eq!((outcome.report.files(), outcome.report.directories()), (3000, 31));
+    for directory in 0..30 {
+        for file in 0..100 {
+            let contents = fs::read_to_string(world.to(&format!("d{directory}/f{file}"))).unwrap();
+            assert_eq!(contents, format!("{directory}-{file}"));
+        }
+    }
+}
