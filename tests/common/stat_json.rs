@@ -24,14 +24,15 @@ impl Manifest {
         let paths: Vec<&[u8]> = paths.map(|path| &path[1..]).collect();
         for paths in paths.chunks(AT_ONCE) {
             let mut arguments = ["stat", "--json", source].map(OsString::from).to_vec();
-            arguments.extend(paths.iter().map(|path| OsString::from_vec([b"/", *path].concat())));
+            let name = |path: &[u8]| if path.is_empty() { b"/".to_vec() } else { path.to_vec() };
+            arguments.extend(paths.iter().map(|path| OsString::from_vec(name(path))));
             let output = snapbrowse.run(arguments);
             let lines: Vec<&[u8]> = output.trim_ascii_end().split(|&byte| byte == b'\n').collect();
             assert_eq!(lines.len(), paths.len(), "one line for each path");
             for line in lines {
                 let (path, entry) = parse(&serde_json::from_slice(line).unwrap());
-                let path = path.strip_prefix(b"/").unwrap().to_vec();
-                manifest.0.insert([b".".as_slice(), &path].concat(), entry);
+                let below_root = path.strip_suffix(b"/").unwrap_or(&path);
+                manifest.0.insert([b".", below_root].concat(), entry);
             }
         }
         manifest
