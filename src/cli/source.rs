@@ -8,6 +8,7 @@ use crate::block::{BlockSource, ImageFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Filesystem;
 use crate::fs::ext::{self, Ext};
+use crate::fs::ext4_view::Ext4View;
 use crate::iscsi::{self, IscsiUrl, Portal, Session};
 use crate::volume::{self, Content, Scan, Volume};
 
@@ -152,15 +153,13 @@ pub(crate) async fn open(context: &Context, source: &SourceArg) -> Result<Opened
 /// Opens the file system on `volume` with the reader that was asked for.
 async fn read(context: &Context, volume: &Volume) -> Result<Arc<dyn Filesystem>> {
     let options = ext::Options { journal: context.settings.journal };
+    let ext = Ext::open(Arc::clone(&volume.source), options).await?;
+    for warning in &ext.summary().warnings {
+        tracing::warn!("volume {}: {warning}", volume.name);
+    }
     match context.settings.engine {
-        Engine::Native => {
-            let ext = Ext::open(Arc::clone(&volume.source), options).await?;
-            for warning in &ext.summary().warnings {
-                tracing::warn!("volume {}: {warning}", volume.name);
-            }
-            Err(Error::new(ErrorKind::Unsupported, "the ext reader is not there yet"))
-        }
-        Engine::Ext4View => Err(Error::new(ErrorKind::Unsupported, "ext4-view is not there yet")),
+        Engine::Native => Ok(Arc::new(ext)),
+        Engine::Ext4View => Ok(Arc::new(Ext4View::open(Arc::new(ext)).await?)),
     }
 }
 
