@@ -12,14 +12,18 @@ use std::sync::Arc;
 
 use common::{KernelMount, Need, can_run, copy_image, find_program, run};
 use snapbrowse::block::ImageFile;
-use snapbrowse::fs::ext::journal::{JournalReport, LogRun, recover};
+use snapbrowse::fs::ext::journal::{JournalReport, LogRun, Recovery, recover, recover_external};
 
 /// An image whose journal is to be played back.
 struct Dirty {
     dir: tempfile::TempDir,
     block_size: usize,
+    /// Where the log lies in the image; nowhere if it is in the file `journal`.
     log: Vec<LogRun>,
 }
+
+/// The UUID of journals on a device of their own.
+const JOURNAL_UUID: &str = "1db3f677-6832-4adb-bafc-8e4059c30a34";
 
 impl Dirty {
     /// Takes over what `make` leaves at the path it is given.
@@ -33,9 +37,23 @@ impl Dirty {
             line.unwrap_or_else(|| panic!("no {name}")).split_whitespace().last().unwrap()
         };
         let block_size = number("Block size:").parse().unwrap();
-        let log_blocks: u32 = number("Total journal blocks:").parse().unwrap();
-        let log = log_of(&path, log_blocks);
+        let log = if dir.path().join("journal").exists() {
+            Vec::new()
+        } else {
+            log_of(&path, number("Total journal blocks:").parse().unwrap())
+        };
         Self { dir, block_size, log }
+    }
+
+    async fn recover(&self) -> Recovery {
+        let source = Arc::new(ImageFile::open(self.path()).unwrap());
+        let block_size = self.block_size as u32;
+        if self.log.is_empty() {
+            let uuid = *uuid::Uuid::parse_str(JOURNAL_UUID).unwrap().as_bytes();
+            let device = Arc::new(ImageFile::open(self.dir.path().join("journal")).unwrap());
+            return recover_external(source, device, uuid, block_size).await.unwrap();
+        }
+        recover(source, self.log.clone(), block_size).await.unwrap()
     }
 
     fn path(&self) -> PathBuf {
@@ -47,13 +65,12 @@ impl Dirty {
     fn assert_as_e2fsck(&self) -> JournalReport {
         let copy = self.dir.path().join("copy");
         copy_image(&self.path(), &copy);
-        e2fsck(&copy);
+        e2fsck(&copy, &self.dir.path().join("journal"));
         let expected = fs::read(&copy).unwrap();
         let before = fs::read(self.path()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (found, report) = runtime.block_on(async {
-            let source = Arc::new(ImageFile::open(self.path()).unwrap());
-            let recovery = recover(source, self.log.clone(), self.block_size as u32).await.unwrap();
+            let recovery = self.recover().await;
             let found = recovery.source.read_at(0, expected.len()).await.unwrap().into_bytes();
             (found, recovery.report)
         });
@@ -105,10 +122,16 @@ fn log_of(image: &Path, blocks: u32) -> Vec<LogRun> {
 }
 
 /// Recovers the journal and does nothing else; what it thinks of the file system does not matter.
-fn e2fsck(image: &Path) {
-    let e2fsck = find_program("e2fsck").unwrap();
-    let output =
-        Command::new(e2fsck).args(["-y", "-E", "journal_only"]).arg(image).output().unwrap();
+fn e2fsck(image: &Path, journal: &Path) {
+    let mut e2fsck = Command::new(find_program("e2fsck").unwrap());
+    e2fsck.args(["-y", "-E", "journal_only"]);
+    if journal.exists() {
+        // Recovery writes there too.
+        let copy = journal.with_extension("copy");
+        copy_image(journal, &copy);
+        e2fsck.arg("-j").arg(copy);
+    }
+    let output = e2fsck.arg(image).output().unwrap();
     let code = output.status.code().unwrap_or(8);
     assert!(code & !7 == 0, "e2fsck: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -217,6 +240,10 @@ fn ext4_with_checksums_of_transactions_after_a_crash() {
 fn crafted(mke2fs_arguments: &[&str], requests: &[&str]) -> Dirty {
     Dirty::new(|image| {
         mke2fs(image, mke2fs_arguments);
+        let journal = image.with_file_name("journal");
+        if requests[0].contains("JOURNAL") {
+            mke2fs(&journal, &["-O", "journal_dev", "-b", "1024", "-U", JOURNAL_UUID]);
+        }
         let random = image.with_extension("random");
         let mut bytes = vec![0; 1 << 20];
         getrandom::fill(&mut bytes).unwrap();
@@ -225,6 +252,7 @@ fn crafted(mke2fs_arguments: &[&str], requests: &[&str]) -> Dirty {
         fs::write(&magic, [&0xC03B_3998_u32.to_be_bytes()[..], &[7; 65532]].concat()).unwrap();
         let script = requests.join("\n").replace("RANDOM", random.to_str().unwrap());
         let script = script.replace("MAGIC", magic.to_str().unwrap());
+        let script = script.replace("JOURNAL", journal.to_str().unwrap());
         let file = image.with_extension("requests");
         fs::write(&file, script).unwrap();
         run("debugfs", &["-w", "-f", file.to_str().unwrap(), image.to_str().unwrap()]);
@@ -259,6 +287,24 @@ fn journals_made_by_debugfs() {
             let report = dirty.assert_as_e2fsck();
             assert_eq!((report.transactions, report.revokes), (4, 3), "{wide} {open}: {report:?}");
         }
+    }
+}
+
+#[test]
+fn journals_on_a_device_of_their_own() {
+    if !can_run("journals_on_a_device_of_their_own", DEBUGFS) {
+        return;
+    }
+    for open in OPEN {
+        let attach = format!(
+            "feature has_journal\nssv journal_dev 0x9999\nssv journal_uuid {JOURNAL_UUID}\n{open} -f JOURNAL"
+        );
+        let dirty = crafted(
+            &["-t", "ext4", "-b", "1024", "-O", "metadata_csum,^has_journal"],
+            &[&attach, "jw -b 333,40000-40450 RANDOM", "jw -r 334,40001,40007", "jc"],
+        );
+        let report = dirty.assert_as_e2fsck();
+        assert_eq!((report.transactions, report.revokes), (2, 3), "{open}: {report:?}");
     }
 }
 

@@ -84,7 +84,23 @@ impl Ext {
     /// [`ErrorKind::Corrupt`]: crate::ErrorKind::Corrupt
     /// [`ErrorKind::BadChecksum`]: crate::ErrorKind::BadChecksum
     pub async fn open(source: Arc<dyn BlockSource>, options: Options) -> Result<Self> {
-        open::open(source, options).await
+        open::open(source, None, options).await
+    }
+
+    /// The same with the journal on a device of its own.
+    ///
+    /// # Errors
+    /// Those of [`Ext::open`]; [`ErrorKind::InvalidInput`] where `journal_device` is not the journal of this file
+    /// system, [`ErrorKind::Usage`] where that needs no device.
+    ///
+    /// [`ErrorKind::InvalidInput`]: crate::ErrorKind::InvalidInput
+    /// [`ErrorKind::Usage`]: crate::ErrorKind::Usage
+    pub async fn open_with_journal(
+        source: Arc<dyn BlockSource>,
+        journal_device: Arc<dyn BlockSource>,
+        options: Options,
+    ) -> Result<Self> {
+        open::open(source, Some(journal_device), options).await
     }
 
     /// The blocks as they read after recovery, the superblock still saying that it is needed.

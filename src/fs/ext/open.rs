@@ -14,12 +14,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{FileType, Ino};
 
 /// See [`Ext::open`].
-pub(super) async fn open(source: Arc<dyn BlockSource>, options: Options) -> Result<Ext> {
+pub(super) async fn open(
+    source: Arc<dyn BlockSource>,
+    journal_device: Option<Arc<dyn BlockSource>>,
+    options: Options,
+) -> Result<Ext> {
     let before = read_superblock(&*source).await?;
-    let mut watch = Watch::new(Arc::clone(&source));
-    watch.add(superblock::OFFSET..superblock::OFFSET + superblock::SIZE as u64).await?;
+    let mut watch = Watch::default();
+    watch.add(&source, superblock::OFFSET..superblock::OFFSET + superblock::SIZE as u64).await?;
 
-    let (source, report) = recover(source, &before, options.journal, &mut watch).await?;
+    let (source, report) =
+        recover(source, &before, journal_device, options.journal, &mut watch).await?;
 
     let sb = read_superblock(&*source).await?;
     if !sb.checksum_ok {
@@ -47,6 +52,7 @@ async fn read_superblock(source: &dyn BlockSource) -> Result<Superblock> {
 async fn recover(
     source: Arc<dyn BlockSource>,
     sb: &Superblock,
+    journal_device: Option<Arc<dyn BlockSource>>,
     mode: JournalMode,
     watch: &mut Watch,
 ) -> Result<(Arc<dyn BlockSource>, JournalReport)> {
@@ -65,22 +71,36 @@ async fn recover(
         }
         return Ok((source, report));
     }
-    let ino = match place {
-        JournalPlace::Inode(ino) => ino,
-        JournalPlace::Device(_) if !needed => return Ok((source, report)),
-        JournalPlace::Device(uuid) => {
+    let base = Arc::clone(&source);
+    let (log_device, recovery) = match (place, journal_device) {
+        (JournalPlace::Inode(ino), None) => {
+            let disk = Disk::new(Arc::clone(&source), sb.clone(), Verify::BeforeRecovery);
+            let log = log_runs(&disk, ino).await.map_err(|error| error.context("journal"))?;
+            (Arc::clone(&source), journal::recover(base, log, sb.block_size).await?)
+        }
+        (JournalPlace::Inode(_), Some(_)) => {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "the journal lies inside the file system: no journal device is needed",
+            ));
+        }
+        (JournalPlace::Device(_), None) if !needed => return Ok((source, report)),
+        (JournalPlace::Device(uuid), None) => {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("the journal lies on another device, {}", uuid::Uuid::from_bytes(uuid)),
             )
-            .with_hint("`--journal ignore` reads the file system as it lies on the disk"));
+            .with_hint(
+                "`--journal-device` names it; `--journal ignore` reads the file system as it lies on the disk",
+            ));
+        }
+        (JournalPlace::Device(uuid), Some(device)) => {
+            let log = Arc::clone(&device);
+            (device, journal::recover_external(base, log, uuid, sb.block_size).await?)
         }
     };
-    let disk = Disk::new(Arc::clone(&source), sb.clone(), Verify::BeforeRecovery);
-    let log = log_runs(&disk, ino).await.map_err(|error| error.context("journal"))?;
-    let recovery = journal::recover(Arc::clone(&source), log, sb.block_size).await?;
     for range in recovery.watch {
-        watch.add(range).await?;
+        watch.add(&log_device, range).await?;
     }
     let mut report = recovery.report;
     if !needed {

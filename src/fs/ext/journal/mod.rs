@@ -1,5 +1,6 @@
 //! The journal, played back in memory: a map from file-system blocks to their newest copies in the log.
 
+mod external;
 mod log;
 mod overlay;
 mod scan;
@@ -15,6 +16,7 @@ use crate::block::BlockSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::ext::layout::jbd2::JournalSuperblock;
 
+pub use external::recover_external;
 use log::Log;
 use overlay::JournalOverlay;
 
@@ -68,7 +70,7 @@ pub struct Recovery {
     pub source: Arc<dyn BlockSource>,
     /// What was found.
     pub report: JournalReport,
-    /// Byte ranges of the device with the log whose contents change when somebody writes to the file system: the
+    /// Byte ranges of the device that holds the log whose contents change when somebody writes to the file system: the
     /// journal superblock, and the block where the next transaction would start.
     pub watch: Vec<Range<u64>>,
 }
@@ -91,12 +93,17 @@ pub async fn recover(
     block_size: u32,
 ) -> Result<Recovery> {
     let log = Log::new(Arc::clone(&source), log, block_size)?;
-    recover_from(source, log, 0, block_size).await.map_err(|error| match error.kind() {
+    recover_from(source, log, 0, block_size).await.map_err(hint)
+}
+
+/// Says how to go on where the journal cannot be used.
+fn hint(error: Error) -> Error {
+    match error.kind() {
         ErrorKind::Corrupt | ErrorKind::BadChecksum | ErrorKind::Unsupported => {
             error.with_hint("`--journal ignore` reads the file system as it lies on the disk")
         }
         _ => error,
-    })
+    }
 }
 
 /// The same with the journal superblock in log block `superblock_at`.
@@ -108,6 +115,12 @@ async fn recover_from(
 ) -> Result<Recovery> {
     let superblock = JournalSuperblock::parse(&log.read_block(superblock_at).await?)?;
     check_geometry(&superblock, &log, block_size)?;
+    // A journal inside a file system is not shared; what its superblock says of it is of no interest.
+    if superblock_at != 0 && superblock.users > 1 {
+        let message =
+            format!("a journal shared by {} file systems is not supported", superblock.users);
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
     let mut report = JournalReport {
         present: true,
         first_sequence: superblock.sequence,

@@ -3,6 +3,7 @@
 
 use bitflags::bitflags;
 
+use super::checksum::Crc32c;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The first four bytes of every block of the log that is not a copy of a file-system block.
@@ -386,9 +387,8 @@ pub fn crc32_be(crc: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(crc, |crc, byte| crc << 8 ^ TABLE[usize::from((crc >> 24) as u8 ^ byte)])
 }
 
-/// CRC32C as jbd2 chains it: without the inversions at the start and the end.
 fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
-    !crc32c::crc32c_append(!crc, bytes)
+    Crc32c(crc).over(bytes).0
 }
 
 /// The same with the four bytes at `zeroed` taken as zeros.
