@@ -231,6 +231,7 @@ impl FullFeature {
     }
 
     async fn handle(&mut self, pdu: Pdu) {
+        self.shared().record(&pdu);
         self.check_exp_stat_sn(&pdu);
         if !pdu.immediate() {
             if let Err(what) = self.connection.session.take_command(&pdu) {
@@ -339,7 +340,7 @@ impl FullFeature {
                 let asked = Asked {
                     itt: pdu.itt(),
                     expected: if pdu.bhs[1] & 0x40 != 0 { pdu.u32_at(20) } else { 0 },
-                    segment: self.agreed.segment,
+                    segment: self.agreed.segment.min(self.shared().config.segment),
                     burst: self.agreed.max_burst,
                     status_in_data: self.shared().config.status_in_data,
                 };

@@ -46,7 +46,7 @@ pub use disk::Disk;
 pub use fault::{AsyncMessage, Close, Fault, On, Residual, Rule};
 pub use lun::{AccessState, Lun};
 pub use sense::Sense;
-pub use server::{Config, DigestSupport, Server, Target};
+pub use server::{Config, DigestSupport, Request, Server, Target};
 pub use stats::Stats;
 
 /// Locks; every critical section here leaves its data whole, so a panic elsewhere in it does not matter.

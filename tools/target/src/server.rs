@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -18,6 +19,7 @@ use crate::lock;
 use crate::login::Negotiated;
 use crate::lun::Lun;
 use crate::stats::{Counters, Stats};
+use crate::wire::Pdu;
 
 /// What a target answers to an offer of digests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,6 +119,10 @@ pub struct Config {
     pub power_on_attention: bool,
     /// The target sends NOP-Ins of its own this often.
     pub nop_interval: Option<Duration>,
+    /// No Data-In has more data than this, whatever the initiator takes.
+    pub segment: usize,
+    /// Keep the requests for [`Server::requests`].
+    pub record: bool,
 }
 
 impl Default for Config {
@@ -135,6 +141,8 @@ impl Default for Config {
             time2wait: 0,
             power_on_attention: true,
             nop_interval: None,
+            segment: 1 << 18,
+            record: false,
         }
     }
 }
@@ -146,8 +154,35 @@ pub(crate) struct Shared {
     pub(crate) portals: Vec<SocketAddr>,
     pub(crate) script: Script,
     pub(crate) counters: Counters,
+    requests: Mutex<Vec<Request>>,
     latency_nanos: AtomicU64,
     connections: Mutex<Connections>,
+}
+
+/// A request as it came: its header and its data.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The basic header segment (RFC 7143 section 11.2.1).
+    pub header: [u8; 48],
+    /// The data segment.
+    pub data: Bytes,
+}
+
+impl Request {
+    /// The opcode without the immediate bit.
+    pub fn opcode(&self) -> u8 {
+        self.header[0] & 0x3f
+    }
+
+    /// Whether it is marked for immediate delivery.
+    pub fn is_immediate(&self) -> bool {
+        self.header[0] & 0x40 != 0
+    }
+
+    /// The 32-bit field at this byte: 16 is the Initiator Task Tag, 24 CmdSN, 28 ExpStatSN in most requests.
+    pub fn field(&self, at: usize) -> u32 {
+        u32::from_be_bytes(self.header[at..at + 4].try_into().expect("four bytes"))
+    }
 }
 
 #[derive(Default)]
@@ -171,6 +206,12 @@ pub(crate) enum Order {
 }
 
 impl Shared {
+    pub(crate) fn record(&self, pdu: &Pdu) {
+        if self.config.record {
+            lock(&self.requests).push(Request { header: pdu.bhs, data: pdu.data.clone() });
+        }
+    }
+
     pub(crate) fn latency(&self) -> Duration {
         Duration::from_nanos(self.latency_nanos.load(Ordering::Relaxed))
     }
@@ -235,6 +276,7 @@ impl Server {
             portals,
             script: Script::default(),
             counters: Counters::default(),
+            requests: Mutex::default(),
             connections: Mutex::default(),
         });
         let listeners = sockets.into_iter().enumerate();
@@ -265,6 +307,16 @@ impl Server {
     /// What has been seen so far.
     pub fn stats(&self) -> Stats {
         self.shared.counters.snapshot()
+    }
+
+    /// Waits until what has been seen is as wanted.
+    pub async fn wait_for(&self, wanted: impl Fn(&Stats) -> bool) -> Stats {
+        self.shared.counters.wait_for(wanted).await
+    }
+
+    /// Every request of the full-feature phase so far, where [`Config::record`] says so.
+    pub fn requests(&self) -> Vec<Request> {
+        lock(&self.shared.requests).clone()
     }
 
     /// A logical unit of the target with this index, to change it while it is served.

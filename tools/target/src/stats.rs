@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use tokio::sync::Notify;
+
 use crate::lock;
 use crate::scsi;
 
@@ -51,15 +53,34 @@ impl Stats {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Counters(Mutex<Stats>);
+pub(crate) struct Counters {
+    stats: Mutex<Stats>,
+    changed: Notify,
+}
 
 impl Counters {
     pub(crate) fn snapshot(&self) -> Stats {
-        lock(&self.0).clone()
+        lock(&self.stats).clone()
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Stats)) {
-        change(&mut lock(&self.0));
+        change(&mut lock(&self.stats));
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the counts are as wanted.
+    pub(crate) async fn wait_for(&self, wanted: impl Fn(&Stats) -> bool) -> Stats {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // From here on no change is missed, and the counts are looked at after that.
+            changed.as_mut().enable();
+            let stats = self.snapshot();
+            if wanted(&stats) {
+                return stats;
+            }
+            changed.await;
+        }
     }
 
     /// Notes that an initiator broke a rule.
