@@ -5,6 +5,7 @@
 mod common;
 
 mod faithful;
+mod ordinary_user;
 mod refusals;
 mod unprivileged;
 mod wire;
