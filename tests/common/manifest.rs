@@ -2,6 +2,7 @@
 //! the lists in `testdata`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
@@ -59,6 +60,10 @@ impl Manifest {
     pub fn of_tree(root: &Path) -> Self {
         let mut manifest = Self::default();
         manifest.walk(root, b".");
+        // Only now: reading changes the time of the last access, also under the file's other names.
+        for (name, entry) in &mut manifest.0 {
+            entry.digest = digest(&root.join(OsStr::from_bytes(name)), entry);
+        }
         manifest
     }
 
@@ -114,8 +119,8 @@ impl Manifest {
     }
 
     fn walk(&mut self, path: &Path, name: &[u8]) {
-        // Before anything is read, which could change the time of the last access.
         let metadata = fs::symlink_metadata(path).unwrap();
+        self.0.insert(name.to_vec(), Entry::new(&metadata));
         if metadata.is_dir() {
             for child in fs::read_dir(path).unwrap() {
                 let child = child.unwrap();
@@ -123,13 +128,11 @@ impl Manifest {
                 self.walk(&child.path(), &name);
             }
         }
-        let entry = Entry::new(&metadata, path);
-        self.0.insert(name.to_vec(), entry);
     }
 }
 
 impl Entry {
-    fn new(metadata: &Metadata, path: &Path) -> Self {
+    fn new(metadata: &Metadata) -> Self {
         let kind = metadata.file_type();
         let rdev =
             if kind.is_block_device() || kind.is_char_device() { metadata.rdev() } else { 0 };
@@ -145,13 +148,7 @@ impl Entry {
             atime: format!("{}.{:09}", metadata.atime(), metadata.atime_nsec()),
             mtime: format!("{}.{:09}", metadata.mtime(), metadata.mtime_nsec()),
             ctime: format!("{}.{:09}", metadata.ctime(), metadata.ctime_nsec()),
-            digest: if kind.is_symlink() {
-                hex(&Sha256::digest(fs::read_link(path).unwrap().as_os_str().as_bytes()))
-            } else if kind.is_file() {
-                digest_of_file(path, metadata.size())
-            } else {
-                "-".into()
-            },
+            digest: String::new(),
         }
     }
 
@@ -203,8 +200,13 @@ pub fn sha256_of(path: &Path) -> String {
     hex(&hash.finalize())
 }
 
-fn digest_of_file(path: &Path, size: u64) -> String {
-    if size <= SPARSE_FROM { sha256_of(path) } else { format!("sparse:{}", sparse_digest(path)) }
+fn digest(path: &Path, entry: &Entry) -> String {
+    match entry.mode & 0o170_000 {
+        0o120_000 => sha256(fs::read_link(path).unwrap().as_os_str().as_bytes()),
+        0o100_000 if entry.size <= SPARSE_FROM => sha256_of(path),
+        0o100_000 => format!("sparse:{}", sparse_digest(path)),
+        _ => "-".into(),
+    }
 }
 
 /// A digest of all 4 KiB pieces that are not zero, with their offsets: the same wherever the holes are.
