@@ -1,0 +1,194 @@
+//! SendTargets: which targets a portal knows (RFC 7143 section 4.3 and appendix C).
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::error::{Error, ErrorKind, Result};
+
+use super::connect::{
+    Connection, LoginFailure, log_in_patiently, parse_target_address, random_isid, receive, send,
+};
+use super::pdu::{Incoming, LogoutReason, LogoutRequest, NO_TAG, Outgoing, TextRequest};
+use super::proto::{LoginTarget, TextAnswer, Window, pairs};
+use super::{Config, Portal};
+
+/// The logout of a discovery session is a courtesy: nobody waits long for its answer.
+const LOGOUT_LIMIT: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// A target that a portal reported, with the portals that reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetRecord {
+    /// The target's iSCSI name.
+    pub name: String,
+    /// The portals that reach it, with their portal group tags.
+    pub portals: Vec<(Portal, u16)>,
+}
+
+/// Asks portals for their targets (SendTargets=All); what several of them report is merged.
+///
+/// A portal that does not answer is skipped with a warning while another one does.
+///
+/// # Errors
+/// [`ErrorKind::Connect`], [`ErrorKind::Login`], [`ErrorKind::Timeout`], [`ErrorKind::Protocol`].
+pub async fn discover(portals: &[Portal], config: &Config) -> Result<Vec<TargetRecord>> {
+    let mut all = Vec::new();
+    let mut failure = None;
+    let mut answered = false;
+    for portal in portals {
+        match ask(portal, config).await {
+            Ok(records) => {
+                answered = true;
+                records.into_iter().for_each(|record| merge(&mut all, record));
+            }
+            Err(error) => {
+                if portals.len() > 1 {
+                    tracing::warn!("{error}");
+                }
+                failure = Some(error);
+            }
+        }
+    }
+    match failure {
+        Some(error) if !answered => Err(error),
+        _ => Ok(all),
+    }
+}
+
+fn merge(all: &mut Vec<TargetRecord>, record: TargetRecord) {
+    match all.iter_mut().find(|known| known.name == record.name) {
+        None => all.push(record),
+        Some(known) => {
+            for portal in record.portals {
+                if !known.portals.contains(&portal) {
+                    known.portals.push(portal);
+                }
+            }
+        }
+    }
+}
+
+async fn ask(portal: &Portal, config: &Config) -> Result<Vec<TargetRecord>> {
+    let end = Instant::now() + config.timeout;
+    let portals = std::slice::from_ref(portal);
+    let login = log_in_patiently(portals, &LoginTarget::Discovery, config, random_isid()?);
+    let Connection { mut stream, mut inbox, mut window, negotiated, .. } = login.await?;
+    debug_assert!(!negotiated.digests.header && !negotiated.digests.data);
+    let answer = timeout_at(end, send_targets(&mut stream, &mut inbox, &mut window)).await;
+    let answer = match answer {
+        Ok(Ok(text)) => parse(&text, portal),
+        Ok(Err(failure)) => Err(failure.error),
+        Err(_) => Err(Error::new(ErrorKind::Timeout, "no answer to SendTargets")),
+    };
+    let answer = answer.map_err(|error| error.context(portal))?;
+    let _ = timeout(LOGOUT_LIMIT, log_out(&mut stream, &mut inbox, &mut window)).await;
+    Ok(answer)
+}
+
+/// The whole answer, over as many PDUs as the target takes.
+async fn send_targets(
+    stream: &mut TcpStream,
+    inbox: &mut BytesMut,
+    window: &mut Window,
+) -> Result<Vec<u8>, LoginFailure> {
+    let mut answer = TextAnswer::default();
+    let (mut lun, mut ttt, mut text) = ([0; 8], NO_TAG, b"SendTargets=All\0".to_vec());
+    loop {
+        // Not immediate, so that every target counts it alike.
+        let request = TextRequest {
+            lun,
+            itt: 1,
+            ttt,
+            cmd_sn: window.take(),
+            exp_stat_sn: window.exp_stat_sn(),
+            text: std::mem::take(&mut text),
+        };
+        send(stream, request.encode()).await?;
+        let response = loop {
+            match receive(stream, inbox).await? {
+                (Incoming::Text(response), segment) => {
+                    answer.add(&segment)?;
+                    break response;
+                }
+                (Incoming::NopIn(_) | Incoming::Async(_), _) => {}
+                (Incoming::Reject(reject), _) => {
+                    let message = format!("SendTargets was rejected: {}", reject.reason_name());
+                    return Err(Error::new(ErrorKind::Protocol, message).into());
+                }
+                _ => {
+                    let message = "the target answered SendTargets with something else";
+                    return Err(Error::new(ErrorKind::Protocol, message).into());
+                }
+            }
+        };
+        window.update(response.sequence);
+        window.acknowledge(response.sequence);
+        if response.last && !response.more {
+            return Ok(answer.take());
+        }
+        (lun, ttt) = (response.lun, response.ttt);
+    }
+}
+
+async fn log_out(
+    stream: &mut TcpStream,
+    inbox: &mut BytesMut,
+    window: &mut Window,
+) -> Result<(), LoginFailure> {
+    let reason = LogoutReason::CloseSession;
+    let (cmd_sn, exp_stat_sn) = (window.current(), window.exp_stat_sn());
+    let request = LogoutRequest { reason, itt: 2, cmd_sn, exp_stat_sn };
+    send(stream, Outgoing { bhs: request.encode(), data: Vec::new() }).await?;
+    while !matches!(receive(stream, inbox).await?.0, Incoming::Logout(_)) {}
+    Ok(())
+}
+
+/// TargetName begins a record, TargetAddress adds a portal to it, other keys are not for us. A target without an
+/// address is where we asked (appendix C).
+fn parse(text: &[u8], asked: &Portal) -> Result<Vec<TargetRecord>> {
+    let mut records: Vec<TargetRecord> = Vec::new();
+    for (key, value) in pairs(text)? {
+        match (&*key, records.last_mut()) {
+            ("TargetName", _) => records.push(TargetRecord { name: value, portals: Vec::new() }),
+            ("TargetAddress", Some(record)) => {
+                let portal = parse_target_address(&value)?;
+                let tag = value.rsplit_once(',').and_then(|(_, tag)| tag.parse().ok()).unwrap_or(0);
+                record.portals.push((portal, tag));
+            }
+            _ => {}
+        }
+    }
+    let mut merged = Vec::new();
+    for mut record in records {
+        if record.portals.is_empty() {
+            record.portals.push((asked.clone(), 0));
+        }
+        merge(&mut merged, record);
+    }
+    Ok(merged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn portal(text: &str) -> Portal {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn records_merge_and_unknown_keys_are_skipped() {
+        let text = b"TargetName=iqn.a\0TargetAlias=x\0TargetAddress=10.0.0.1:3260,1\0\
+            TargetAddress=[fe80::1]:3261,2\0X-com.example=1\0TargetName=iqn.b\0\
+            TargetName=iqn.a\0TargetAddress=10.0.0.1,1\0";
+        let records = parse(text, &portal("san")).unwrap();
+        assert_eq!(records.len(), 2);
+        assert_eq!(
+            records[0].portals,
+            [(portal("10.0.0.1:3260"), 1), (portal("[fe80::1]:3261"), 2)]
+        );
+        assert_eq!(records[1].portals, [(portal("san"), 0)]);
+        assert_eq!(parse(b"", &portal("san")).unwrap(), []);
+        assert!(parse(b"TargetName=iqn.a\0TargetAddress=:x\0", &portal("san")).is_err());
+    }
+}

@@ -1,0 +1,430 @@
+//! The task that owns a session's connection: moves bytes between the socket and the [`Engine`], and connects again.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::ReadHalf;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::scsi::{Cdb, LunAddress};
+
+use super::connect::{Connection, LoginFailure, Passes, log_in, random_u32};
+use super::proto::{Backoff, Command, Engine, Event, Fault, Limits, LoginTarget, Need, Receiver};
+use super::unit::{self, UnitFacts};
+use super::{Config, Portal};
+
+/// How much is read at a time while small answers come in.
+const INBOX: usize = 64 << 10;
+/// The same while long data segments come in: their bytes shall not take the way through the inbox.
+const HEADERS: usize = 512;
+/// After a lost connection, "target not found" may mean that it moves.
+const MOVING: Duration = Duration::from_secs(10);
+/// After so many failed attempts nobody is connected to until somebody asks for something.
+const EAGER_ATTEMPTS: u32 = 8;
+
+/// What the owners of a session ask of its task.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Run a command.
+    Run(Command, Ticket),
+    /// The unit is open: check after each reconnect that it is still the same.
+    Watch(LunAddress, UnitFacts),
+    Unwatch(LunAddress),
+    /// The outcome of such a check.
+    Verified(LunAddress, Result<()>),
+    LogOut(oneshot::Sender<()>),
+}
+
+/// Where the result of a command goes.
+pub(super) type Ticket = oneshot::Sender<Result<BytesMut>>;
+
+/// The way to a session's task; the task ends when the last one is gone.
+#[derive(Clone, Debug)]
+pub(super) struct Handle {
+    requests: mpsc::UnboundedSender<Request>,
+    timeout: Duration,
+}
+
+impl Handle {
+    /// Runs a command within the time that one operation may take.
+    pub(super) async fn run(&self, lun: LunAddress, cdb: Cdb, expected: u32) -> Result<BytesMut> {
+        let deadline = self.deadline();
+        let answer = self.start(lun, cdb, expected, deadline);
+        Self::wait(answer).await
+    }
+
+    /// When an operation that begins now must have ended.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// Gives a command to the task without waiting for it.
+    pub(super) fn start(
+        &self,
+        lun: LunAddress,
+        cdb: Cdb,
+        expected: u32,
+        deadline: Instant,
+    ) -> oneshot::Receiver<Result<BytesMut>> {
+        let (ticket, answer) = oneshot::channel();
+        let deadline = deadline.into_std();
+        let command = Command { lun, cdb, expected, deadline, timeout: self.timeout };
+        // Without a task the ticket is dropped, and `wait` says so.
+        let _ = self.requests.send(Request::Run(command, ticket));
+        answer
+    }
+
+    /// Waits for the result of a command.
+    pub(super) async fn wait(answer: oneshot::Receiver<Result<BytesMut>>) -> Result<BytesMut> {
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    pub(super) fn tell(&self, request: Request) {
+        let _ = self.requests.send(request);
+    }
+}
+
+fn ended() -> Error {
+    Error::new(ErrorKind::SessionLost, "the session has ended")
+}
+
+/// A session's task.
+pub(super) struct Driver {
+    engine: Engine<Ticket>,
+    requests: mpsc::UnboundedReceiver<Request>,
+    handle: mpsc::WeakUnboundedSender<Request>,
+    config: Config,
+    target: LoginTarget,
+    isid: [u8; 6],
+    portals: Vec<Portal>,
+    units: HashMap<LunAddress, UnitFacts>,
+    farewells: Vec<oneshot::Sender<()>>,
+    closing: bool,
+}
+
+/// How the service of one connection ended.
+enum End {
+    /// The session is over.
+    Over,
+    /// Connect again.
+    Fault(Fault),
+}
+
+/// What ended a wait.
+enum Woken {
+    Read(std::io::Result<usize>),
+    Written(std::io::Result<usize>),
+    Request(Option<Request>),
+    Timer,
+}
+
+impl Driver {
+    /// Starts the task of a session that has just logged in.
+    pub(super) fn spawn(
+        connection: Connection,
+        config: &Config,
+        target: LoginTarget,
+        isid: [u8; 6],
+        portals: &[Portal],
+    ) -> Handle {
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let driver = Self {
+            engine: Engine::new(Limits::new(config.timeout)),
+            requests: receiver,
+            handle: requests.downgrade(),
+            config: config.clone(),
+            target,
+            isid,
+            portals: portals.to_vec(),
+            units: HashMap::new(),
+            farewells: Vec::new(),
+            closing: false,
+        };
+        tokio::spawn(driver.run(connection));
+        Handle { requests, timeout: config.timeout }
+    }
+
+    async fn run(mut self, first: Connection) {
+        let mut connection = first;
+        loop {
+            if let Some(portal) = connection.moved_to.take() {
+                self.portals = vec![portal];
+            }
+            let portal = connection.portal.clone();
+            match self.serve(connection).await {
+                End::Over => break,
+                End::Fault(fault) => {
+                    let error = fault.error.clone().context(&portal);
+                    tracing::warn!("{error}: connecting again");
+                    let fault = Fault { error, ..fault };
+                    let wait = self.engine.disconnected(fault, std::time::Instant::now());
+                    match self.reconnect(wait).await {
+                        Some(next) => connection = next,
+                        None => break,
+                    }
+                    tracing::info!("{}: connected again", connection.portal);
+                }
+            }
+        }
+        for farewell in self.farewells {
+            let _ = farewell.send(());
+        }
+    }
+
+    /// Serves one connection until it ends.
+    async fn serve(&mut self, connection: Connection) -> End {
+        let Connection { mut stream, inbox, negotiated, window, .. } = connection;
+        self.engine.connected(&negotiated, window, std::time::Instant::now());
+        let mut receiver = Receiver::new(self.engine.digests(), inbox);
+        let (mut reader, mut writer) = stream.split();
+        let mut out = BytesMut::with_capacity(16 << 10);
+        let timer = sleep_until(Instant::now());
+        tokio::pin!(timer);
+        loop {
+            let now = std::time::Instant::now();
+            let need = match receiver.process(&mut self.engine, now) {
+                Ok(need) => need,
+                Err(fault) => return self.end(fault),
+            };
+            while let Ok(request) = self.requests.try_recv() {
+                self.take(request, now);
+            }
+            if self.dispatch() {
+                return End::Over;
+            }
+            self.engine.transmit(now, &mut out);
+            if !out.is_empty() {
+                match writer.try_write(&out) {
+                    Ok(count) => bytes::Buf::advance(&mut out, count),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(error) => return self.end(broken(&error)),
+                }
+            }
+            if self.dispatch() {
+                return End::Over;
+            }
+            arm(timer.as_mut(), self.engine.next_timeout());
+            let woken = tokio::select! {
+                biased;
+                read = read(&mut reader, &mut self.engine, &mut receiver, need) => Woken::Read(read),
+                request = self.requests.recv(), if !self.closing => Woken::Request(request),
+                written = writer.write_buf(&mut out), if !out.is_empty() => Woken::Written(written),
+                () = timer.as_mut() => Woken::Timer,
+            };
+            let now = std::time::Instant::now();
+            match woken {
+                Woken::Read(Ok(0)) => {
+                    let error =
+                        Error::new(ErrorKind::SessionLost, "the target closed the connection");
+                    return self.end(Fault::new(error));
+                }
+                Woken::Read(Ok(_)) => self.engine.heard(now),
+                Woken::Read(Err(error)) | Woken::Written(Err(error)) => {
+                    return self.end(broken(&error));
+                }
+                Woken::Written(Ok(_)) => {}
+                Woken::Request(Some(request)) => self.take(request, now),
+                Woken::Request(None) => self.close(now),
+                Woken::Timer => {
+                    if let Err(fault) = self.engine.handle_timeout(now) {
+                        return self.end(fault);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection that fails during the logout has served its purpose.
+    fn end(&mut self, fault: Fault) -> End {
+        self.dispatch();
+        if self.closing { End::Over } else { End::Fault(fault) }
+    }
+
+    fn take(&mut self, request: Request, now: std::time::Instant) {
+        match request {
+            Request::Run(command, ticket) => self.engine.submit(command, ticket),
+            Request::Watch(lun, facts) => {
+                self.units.insert(lun, facts);
+                self.engine.watch(lun);
+            }
+            Request::Unwatch(lun) => {
+                self.units.remove(&lun);
+                self.engine.unwatch(lun);
+            }
+            Request::Verified(lun, result) => self.engine.verified(lun, result),
+            Request::LogOut(farewell) => {
+                self.farewells.push(farewell);
+                self.close(now);
+            }
+        }
+    }
+
+    fn close(&mut self, now: std::time::Instant) {
+        if !self.closing {
+            self.closing = true;
+            self.engine.close(&Error::new(ErrorKind::SessionLost, "logged out"), now);
+        }
+    }
+
+    /// Gives results to their owners. True when the session is over.
+    fn dispatch(&mut self) -> bool {
+        let mut over = false;
+        while let Some(event) = self.engine.event() {
+            match event {
+                // Whoever no longer waits has dropped the other end.
+                Event::Completed(ticket, result) => drop(ticket.send(result)),
+                Event::Verify(lun) => self.verify(lun),
+                Event::LoggedOut => over = true,
+            }
+        }
+        over
+    }
+
+    /// Looks at a unit again, beside the commands that go on.
+    fn verify(&mut self, lun: LunAddress) {
+        let (Some(requests), Some(facts)) = (self.handle.upgrade(), self.units.get(&lun)) else {
+            self.engine.verified(lun, Ok(()));
+            return;
+        };
+        let handle = Handle { requests, timeout: self.config.timeout };
+        let facts = facts.clone();
+        tokio::spawn(async move {
+            let result = unit::verify(&handle, lun, &facts).await;
+            handle.tell(Request::Verified(lun, result));
+        });
+    }
+
+    /// Logs in again with the same ISID, which reinstates the session. `None`: the session is over.
+    async fn reconnect(&mut self, wait: Duration) -> Option<Connection> {
+        let lost = Instant::now();
+        let mut backoff = Backoff::default();
+        let mut not_before = lost + wait;
+        loop {
+            // Nobody waits, and it has been tried often enough: the next command wakes us.
+            while backoff.attempts() >= EAGER_ATTEMPTS && !self.engine.has_work() {
+                if !self.stand_by(None).await {
+                    return None;
+                }
+            }
+            if !self.stand_by(Some(not_before)).await {
+                return None;
+            }
+            match self.try_log_in().await? {
+                Ok(connection) => return Some(connection),
+                Err(LoginFailure { error, passes }) => {
+                    let passes = match passes {
+                        Passes::Perhaps => true,
+                        Passes::WhileMoving => lost.elapsed() < MOVING,
+                        Passes::No => false,
+                    };
+                    if backoff.attempts() == 0 {
+                        tracing::warn!("{error}");
+                    }
+                    if !passes {
+                        self.engine.fail_all(&error);
+                        self.dispatch();
+                    }
+                    self.engine.connect_failed(error);
+                    not_before = Instant::now() + backoff.next_wait(random_u32().unwrap_or(0));
+                }
+            }
+        }
+    }
+
+    /// One login, while requests and deadlines are served. `None`: the session is over.
+    async fn try_log_in(&mut self) -> Option<Result<Connection, LoginFailure>> {
+        let (portals, target, config) =
+            (self.portals.clone(), self.target.clone(), self.config.clone());
+        let isid = self.isid;
+        let login = async move { log_in(&portals, &target, &config, isid).await };
+        tokio::pin!(login);
+        tokio::select! {
+            result = &mut login => Some(result),
+            () = self.serve_disconnected() => None,
+        }
+    }
+
+    /// Serves requests and deadlines until a time, or until the next request. False: the session is over.
+    async fn stand_by(&mut self, until: Option<Instant>) -> bool {
+        match until {
+            Some(until) => tokio::select! {
+                () = sleep_until(until) => true,
+                () = self.serve_disconnected() => false,
+            },
+            None => {
+                let request = self.requests.recv().await;
+                self.take_disconnected(request)
+            }
+        }
+    }
+
+    /// Serves requests and deadlines without a connection, until the session is over.
+    async fn serve_disconnected(&mut self) {
+        let timer = sleep_until(Instant::now());
+        tokio::pin!(timer);
+        loop {
+            arm(timer.as_mut(), self.engine.next_timeout());
+            let go_on = tokio::select! {
+                request = self.requests.recv() => self.take_disconnected(request),
+                () = timer.as_mut() => {
+                    // Without a link there is nothing that could be at fault.
+                    let _ = self.engine.handle_timeout(std::time::Instant::now());
+                    !self.dispatch()
+                }
+            };
+            if !go_on {
+                return;
+            }
+        }
+    }
+
+    fn take_disconnected(&mut self, request: Option<Request>) -> bool {
+        let now = std::time::Instant::now();
+        match request {
+            Some(request) => self.take(request, now),
+            None => self.close(now),
+        }
+        !self.dispatch()
+    }
+}
+
+/// Reads what is needed next: data goes straight to its command's buffer.
+async fn read(
+    reader: &mut ReadHalf<'_>,
+    engine: &mut Engine<Ticket>,
+    receiver: &mut Receiver,
+    need: Need,
+) -> std::io::Result<usize> {
+    if let Need::Data { itt, left } = need {
+        if let Some(buffer) = engine.buffer(itt) {
+            let count = reader.read_buf(&mut buffer.limit(left)).await?;
+            receiver.received(engine, count);
+            return Ok(count);
+        }
+    }
+    let size = if receiver.is_bulky() { HEADERS } else { INBOX };
+    let inbox = &mut receiver.inbox;
+    inbox.reserve(size);
+    reader.read_buf(&mut inbox.limit(size)).await
+}
+
+/// Sets the timer, but never later than it is: it costs less to wake once too often than to move it with each command.
+fn arm(mut timer: std::pin::Pin<&mut Sleep>, timeout: Option<std::time::Instant>) {
+    let Some(timeout) = timeout.map(Instant::from_std) else {
+        if timer.is_elapsed() {
+            timer.as_mut().reset(Instant::now() + Duration::from_secs(3600));
+        }
+        return;
+    };
+    if timer.is_elapsed() || timeout < timer.deadline() {
+        timer.as_mut().reset(timeout);
+    }
+}
+
+fn broken(error: &std::io::Error) -> Fault {
+    Fault::new(Error::new(ErrorKind::SessionLost, format!("the connection broke: {error}")))
+}

@@ -1,0 +1,19 @@
+//! The protocol core: PDUs and times in, PDUs, results and the next deadline out. No sockets and no clock here.
+
+mod backoff;
+mod chap;
+mod engine;
+mod keys;
+mod login;
+mod receiver;
+mod text;
+mod verdict;
+mod window;
+
+pub(crate) use backoff::Backoff;
+pub(crate) use engine::{Command, Engine, Event, Fault, Limits, Payload};
+pub(crate) use keys::Negotiated;
+pub(crate) use login::{Login, LoginStep, LoginTarget};
+pub(crate) use receiver::{Need, Receiver};
+pub(crate) use text::{TextAnswer, pairs};
+pub(crate) use window::Window;

@@ -1,0 +1,191 @@
+//! The initiator against Debian's `tgtd`.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::io::Write as _;
+use std::path::Path;
+
+use common::Tgtd;
+use snapbrowse::ErrorKind;
+use snapbrowse::block::BlockSource as _;
+use snapbrowse::iscsi::{Config, Credentials, IscsiUrl, Portal, Session, discover};
+
+const INITIATOR: &str = "iqn.2026-01.test:initiator";
+
+/// Bytes that differ everywhere.
+fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend_from_slice(&(state >> 16).to_le_bytes()[..6]);
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+fn disk(dir: &Path, name: &str, contents: &[u8]) -> std::path::PathBuf {
+    let path = dir.join(name);
+    std::fs::File::create(&path).unwrap().write_all(contents).unwrap();
+    path
+}
+
+fn portal(tgtd: &Tgtd) -> Vec<Portal> {
+    vec![tgtd.address().to_string().parse().unwrap()]
+}
+
+fn config() -> Config {
+    Config::new(INITIATOR)
+}
+
+#[tokio::test]
+async fn reads_what_the_file_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let contents = pattern(24 << 20, 1);
+    let mut tgtd = Tgtd::start();
+    let target = tgtd.add_target("disk");
+    tgtd.add_lun(&target, 1, &disk(dir.path(), "a", &contents));
+    let session = Session::login(&portal(&tgtd), &target.iqn, &config()).await.unwrap();
+    let lun = session.open_lun(None).await.unwrap();
+    assert_eq!((lun.len(), lun.block_size(), lun.number()), (24 << 20, 512, 1));
+    let all = lun.read_at(0, contents.len()).await.unwrap().into_bytes();
+    assert!(all == contents);
+    for (offset, len) in [(0, 1), (511, 2), (1000, 70_000), (contents.len() - 3, 3), (5, 0)] {
+        let read = lun.read_at(offset as u64, len).await.unwrap().into_bytes();
+        assert!(read == contents[offset..offset + len], "{offset}+{len}");
+    }
+    let error = lun.read_at(contents.len() as u64 - 1, 2).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    session.logout().await.unwrap();
+    session.logout().await.unwrap();
+    assert_eq!(lun.read_at(0, 1).await.unwrap_err().kind(), ErrorKind::SessionLost);
+}
+
+#[tokio::test]
+async fn discovers_and_lists() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = disk(dir.path(), "a", &pattern(1 << 20, 2));
+    let mut tgtd = Tgtd::start();
+    let one = tgtd.add_target("one");
+    let two = tgtd.add_target("two");
+    let hidden = tgtd.add_hidden_target("hidden");
+    tgtd.add_lun(&one, 1, &file);
+    tgtd.add_lun_with(&one, 300, &file, &["--blocksize", "4096"]);
+    let found = discover(&portal(&tgtd), &config()).await.unwrap();
+    let names: Vec<_> = found.iter().map(|record| &*record.name).collect();
+    assert_eq!(names, [&*one.iqn, &*two.iqn]);
+    assert_eq!(found[0].portals, [(portal(&tgtd).remove(0), 1)]);
+
+    let session = Session::login(&portal(&tgtd), &one.iqn, &config()).await.unwrap();
+    let luns = session.luns().await.unwrap();
+    let shown: Vec<_> = luns.iter().map(|lun| (lun.lun, lun.is_disk, lun.block_size)).collect();
+    assert_eq!(shown, [(0, false, None), (1, true, Some(512)), (300, true, Some(4096))]);
+    assert_eq!(luns[1].capacity, Some(1 << 20));
+    let error = session.open_lun(None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LunNotFound);
+    assert!(error.hint().unwrap().contains("300"), "{error}");
+    let error = session.open_lun(Some(7)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LunNotFound);
+    assert!(error.hint().unwrap().contains("LUN 1 ("), "{error}");
+    let lun = session.open_lun(Some(300)).await.unwrap();
+    assert_eq!(lun.block_size(), 4096);
+    assert!(lun.read_at(4000, 5000).await.unwrap().into_bytes() == pattern(1 << 20, 2)[4000..9000]);
+    session.logout().await.unwrap();
+
+    let error = Session::login(&portal(&tgtd), &hidden.iqn, &config()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Login);
+    assert!(error.to_string().contains(INITIATOR), "{error}");
+}
+
+#[tokio::test]
+async fn proves_itself_and_makes_the_target_prove_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tgtd = Tgtd::start();
+    let target = tgtd.add_target("chap");
+    tgtd.add_lun(&target, 1, &disk(dir.path(), "a", &pattern(1 << 20, 3)));
+    tgtd.require_chap(&target, "alice", "secretsecret12");
+    let with = |secret: &str| {
+        let mut config = config();
+        config.credentials = Some(Credentials { name: "alice".into(), secret: secret.into() });
+        config
+    };
+    let right = with("secretsecret12");
+    let session = Session::login(&portal(&tgtd), &target.iqn, &right).await.unwrap();
+    session.open_lun(Some(1)).await.unwrap().read_at(0, 9).await.unwrap();
+    session.logout().await.unwrap();
+
+    let wrong = with("wrongwrong12");
+    let error = Session::login(&portal(&tgtd), &target.iqn, &wrong).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Login);
+    assert!(error.to_string().contains("wrong CHAP name or secret"), "{error}");
+    let error = Session::login(&portal(&tgtd), &target.iqn, &config()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Login, "{error}");
+
+    let mutual = |name: &str, secret: &str| {
+        let credentials = Credentials { name: name.into(), secret: secret.into() };
+        let mut config = with("secretsecret12");
+        config.target_credentials = Some(credentials);
+        config
+    };
+    let right = mutual("tgtuser", "targetsecret12");
+    let error = Session::login(&portal(&tgtd), &target.iqn, &right).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Login, "{error}");
+    tgtd.prove_with(&target, "tgtuser", "targetsecret12");
+    let session = Session::login(&portal(&tgtd), &target.iqn, &right).await.unwrap();
+    session.logout().await.unwrap();
+    for wrong in [mutual("tgtuser", "othersecret12"), mutual("other", "targetsecret12")] {
+        let error = Session::login(&portal(&tgtd), &target.iqn, &wrong).await.unwrap_err();
+        assert!(error.to_string().contains("mutual CHAP"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn two_sessions_of_one_initiator_live_side_by_side() {
+    let dir = tempfile::tempdir().unwrap();
+    let contents = pattern(4 << 20, 4);
+    let mut tgtd = Tgtd::start();
+    let target = tgtd.add_target("disk");
+    tgtd.add_lun(&target, 1, &disk(dir.path(), "a", &contents));
+    let one = Session::login(&portal(&tgtd), &target.iqn, &config()).await.unwrap();
+    let first = one.open_lun(None).await.unwrap();
+    let two = Session::login(&portal(&tgtd), &target.iqn, &config()).await.unwrap();
+    let second = two.open_lun(None).await.unwrap();
+    for lun in [&first, &second, &first] {
+        assert!(lun.read_at(0, contents.len()).await.unwrap().into_bytes() == contents);
+    }
+}
+
+#[tokio::test]
+async fn a_cut_connection_loses_no_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let contents = pattern(32 << 20, 5);
+    let mut tgtd = Tgtd::start();
+    let target = tgtd.add_target("disk");
+    tgtd.add_lun(&target, 1, &disk(dir.path(), "a", &contents));
+    let session = Session::login(&portal(&tgtd), &target.iqn, &config()).await.unwrap();
+    let lun = session.open_lun(None).await.unwrap();
+    let mut reads = tokio::task::JoinSet::new();
+    let lun = std::sync::Arc::new(lun);
+    for offset in (0..contents.len()).step_by(4 << 20) {
+        let lun = lun.clone();
+        reads.spawn(async move { (offset, lun.read_at(offset as u64, 4 << 20).await) });
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    tgtd.cut_connections(&target);
+    while let Some(read) = reads.join_next().await {
+        let (offset, read) = read.unwrap();
+        assert!(read.unwrap().into_bytes() == contents[offset..offset + (4 << 20)], "{offset}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_there() {
+    let address = common::free_port("127.0.0.1:0".parse().unwrap());
+    let url: IscsiUrl = format!("iscsi://{address}/iqn.x/0").parse().unwrap();
+    let error = Session::login(&url.portals, "iqn.x", &config()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect);
+    assert_eq!(error.to_string(), format!("connect {address}: connection refused"));
+}
