@@ -1,30 +1,66 @@
 //! Everything in an image is what the kernel says it is.
 
-use snapbrowse::fs::Filesystem;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use rustix::buffer::spare_capacity;
 use snapbrowse::fs::ext::Options;
+use snapbrowse::fs::{Filesystem, Ino};
 
 use crate::common::{
     Aspects, KernelMount, Limits, MadeImage, Manifest, Need, can_run, copy_image, crashed_disk,
 };
-use crate::walk::{manifest, open, wait};
+use crate::walk::{attributes, manifest, open, wait};
 
 /// Makes an image, and compares all that is in it with the kernel's mount.
 fn reads_as_the_kernel_says(name: &'static str, size: &str, mke2fs: &[&str], limits: Limits) {
+    with_more_reads_as_the_kernel_says(name, size, mke2fs, limits, |_| {});
+}
+
+/// The same with more in the image, put there by `more`.
+fn with_more_reads_as_the_kernel_says(
+    name: &'static str,
+    size: &str,
+    mke2fs: &[&str],
+    limits: Limits,
+    more: fn(&Path),
+) {
     if !can_run(name, &[Need::Root, Need::Program("mke2fs")]) {
         return;
     }
     let image = MadeImage::new(name, size, mke2fs, limits);
+    more(KernelMount::writable(&image.path(), 0, "noatime").path());
     let copy = image.dir.path().join("copy.img");
     copy_image(&image.path(), &copy);
     let kernel = KernelMount::replaying(&copy, 0);
     let expected = Manifest::of_tree(kernel.path());
-    let found = wait(async {
+    wait(async {
         let fs = open(&image.path(), 0, Options::default()).await.unwrap();
         let found = manifest(&fs).await;
+        expected.assert_same(&found, Aspects::All, name);
+        for (path, entry) in &found.0 {
+            let expected = attributes_the_kernel_shows(kernel.path(), path);
+            let found = attributes(&fs, Ino(entry.ino)).await;
+            assert_eq!(found, expected, "{name}: {}", path.escape_ascii());
+        }
         fs.check_unchanged().await.unwrap();
-        found
     });
-    expected.assert_same(&found, Aspects::All, name);
+}
+
+fn attributes_the_kernel_shows(root: &Path, path: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let path = root.join(OsStr::from_bytes(path));
+    let mut names = Vec::with_capacity(65536);
+    rustix::fs::llistxattr(&path, spare_capacity(&mut names)).unwrap();
+    let value = |name: &[u8]| {
+        let mut value = Vec::with_capacity(65536);
+        rustix::fs::lgetxattr(&path, name, spare_capacity(&mut value)).unwrap();
+        (name.to_vec(), value)
+    };
+    names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(value).collect()
 }
 
 const SMALL: Limits = Limits { largest: 300 << 20, entries: 1000, long_times: false };
@@ -82,4 +118,31 @@ fn ext4_with_clusters() {
     let mke2fs = ["-t", "ext4", "-O", "bigalloc", "-C", "65536"];
     let limits = Limits { largest: 1 << 36, entries: 3000, long_times: true };
     reads_as_the_kernel_says("ext4_with_clusters", "400M", &mke2fs, limits);
+}
+
+#[test]
+fn ext4_with_contents_in_inodes_and_large_attributes() {
+    let mke2fs = ["-t", "ext4", "-b", "4096", "-I", "512", "-O", "inline_data,ea_inode,large_dir"];
+    let limits = Limits { largest: 1 << 33, entries: 5000, long_times: true };
+    let name = "ext4_with_contents_in_inodes_and_large_attributes";
+    with_more_reads_as_the_kernel_says(name, "400M", &mke2fs, limits, |root| {
+        for len in 40..400 {
+            fs::write(root.join(format!("file-{len}")), vec![len as u8; len]).unwrap();
+            symlink("t".repeat(len), root.join(format!("link-{len}"))).unwrap();
+        }
+        for entries in 0..30 {
+            let dir = root.join(format!("dir-{entries}"));
+            fs::create_dir(&dir).unwrap();
+            for entry in 0..entries {
+                fs::write(dir.join(format!("entry-{entry}")), b"").unwrap();
+            }
+        }
+        for len in [3000, 4096, 5000, 65536] {
+            let file = root.join(format!("attribute-{len}"));
+            fs::write(&file, b"").unwrap();
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(&file, "user.large", &vec![len as u8; len], flags).unwrap();
+            rustix::fs::setxattr(&file, "user.small", b"beside", flags).unwrap();
+        }
+    });
 }

@@ -1,5 +1,6 @@
 //! A file system, read whole through the trait.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,6 +56,16 @@ pub(crate) async fn manifest(fs: &dyn Filesystem) -> Manifest {
         manifest.0.insert(path, entry);
     }
     manifest
+}
+
+/// All extended attributes of a file.
+pub(crate) async fn attributes(fs: &dyn Filesystem, ino: Ino) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut attributes = BTreeMap::new();
+    for name in fs.listxattr(ino).await.unwrap() {
+        let value = fs.getxattr(ino, &name).await.unwrap();
+        attributes.insert(name, value);
+    }
+    attributes
 }
 
 async fn entry(fs: &dyn Filesystem, attr: &Attr) -> Entry {

@@ -1,12 +1,14 @@
 //! Directories: listing, and looking names up one after the other.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::disk::Disk;
 use super::inodes::File;
-use super::layout::dirent::{self, BlockKind};
+use super::layout::dirent::{self, BlockKind, Dirent};
 use super::layout::inode::Flags;
-use super::layout::{FileBlock, corrupt};
+use super::layout::{FileBlock, FsBlock, corrupt};
+use super::naming::Naming;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{DirEntry, FileType, Ino};
 
@@ -32,6 +34,9 @@ impl Disk {
 
     /// How many blocks a directory has. More than the file system has is damage: directories have no holes.
     pub(super) fn dir_blocks(&self, dir: &File) -> Result<u64> {
+        if dir.inode.flags.contains(Flags::INLINE_DATA) {
+            return Ok(1);
+        }
         let blocks = dir.inode.attr.size.div_ceil(self.block_size());
         if blocks > self.sb.blocks_count {
             return Err(corrupt(format!(
@@ -52,12 +57,18 @@ impl Disk {
         if let Some(block) = self.dirs.get(&key) {
             return Ok(Ok(block));
         }
+        if let Some(data) = dir.inline_data(&self.sb)? {
+            let bytes = dirent::inline_block(dir.ino, &data)
+                .map_err(|error| error.context(dir.ino))?
+                .into_boxed_slice();
+            return Ok(Ok(self.keep_dir_block(key, bytes)));
+        }
         let run = self.run(dir, at).await?;
         let skipped = at.0 - run.first.0;
         let Some(place) = run.place else {
             return Ok(Err(run.len - skipped));
         };
-        let place = super::layout::FsBlock(place.0 + skipped);
+        let place = FsBlock(place.0 + skipped);
         let bytes = self.read_block(place).await?;
         if let Some(seed) = dir.inode.checksum_seed.filter(|_| self.verifies()) {
             let indexed = dir.inode.flags.contains(Flags::INDEX);
@@ -66,14 +77,22 @@ impl Disk {
                 .map_err(|error| error.context(place).context(dir.ino))?;
         }
         // A copy of its own: a slice would keep the whole chunk that it was cut from.
-        let block = Arc::new(DirBlock { bytes: Box::from(&*bytes) });
+        Ok(Ok(self.keep_dir_block(key, Box::from(&*bytes))))
+    }
+
+    fn keep_dir_block(&self, key: (Ino, FileBlock), bytes: Box<[u8]>) -> Arc<DirBlock> {
+        let block = Arc::new(DirBlock { bytes });
         self.dirs.insert(key, Arc::clone(&block), block.bytes.len());
-        Ok(Ok(block))
+        block
     }
 
     /// The entries after `cookie`, which is the position of the next entry in the directory, as in ext2.
+    ///
+    /// Damage does not hide what can still be read: a damaged block is passed over, and its error is the last answer
+    /// of the listing, where the end would be.
     pub(super) async fn readdir(&self, ino: Ino, cookie: u64) -> Result<Vec<DirEntry>> {
         let dir = self.directory(ino).await?;
+        let naming = self.naming(&dir).await?;
         let blocks = self.dir_blocks(&dir)?;
         let size = self.block_size();
         let mut at = cookie / size;
@@ -81,31 +100,54 @@ impl Disk {
         let mut batch = Vec::new();
         while at < blocks && batch.is_empty() {
             self.prefetch_dir(&dir, at, blocks);
-            match self.dir_block(&dir, FileBlock(at)).await? {
-                Ok(block) => {
-                    for entry in dirent::entries(&self.sb, &block.bytes, from) {
-                        let entry = match entry {
-                            Ok(entry) => entry,
-                            // What was found before it is shown first; the error comes with the next call.
-                            Err(_) if !batch.is_empty() => break,
-                            Err(error) => {
-                                return Err(error.context(format!("{ino}: {}", FileBlock(at))));
-                            }
-                        };
-                        batch.push(DirEntry {
-                            ino: entry.ino,
-                            name: entry.name.to_vec(),
-                            file_type: entry.file_type,
-                            cookie: at * size + entry.next as u64,
-                        });
+            let position = at * size;
+            match self.dir_block(&dir, FileBlock(at)).await {
+                Ok(Ok(block)) => {
+                    let entries = dirent::entries(&self.sb, &block.bytes, from);
+                    for entry in entries {
+                        match entry.and_then(|entry| dir_entry(&naming, &entry, position)) {
+                            Ok(entry) => batch.push(entry),
+                            Err(error) => self.note_damage(
+                                ino,
+                                error.context(format!("{ino}: {}", FileBlock(at))),
+                            )?,
+                        }
                     }
                     at += 1;
                 }
-                Err(hole) => at = at.saturating_add(hole),
+                Ok(Err(hole)) => at = at.saturating_add(hole),
+                Err(error) if is_damage(&error) => {
+                    self.note_damage(ino, error)?;
+                    at += 1;
+                }
+                Err(error) => return Err(error),
             }
             from = 0;
         }
+        if batch.is_empty() {
+            if let Some(damage) = self.lock_damaged().get(&ino) {
+                return Err(damage.clone());
+            }
+        }
         Ok(batch)
+    }
+
+    /// Remembers what a listing passes over, for its end.
+    fn note_damage(&self, dir: Ino, error: Error) -> Result<()> {
+        const MOST: usize = 10_000;
+        let mut damaged = self.lock_damaged();
+        if damaged.len() >= MOST {
+            return Err(error);
+        }
+        damaged.entry(dir).or_insert_with(|| {
+            tracing::warn!("{error}: the rest of the block is left out");
+            error
+        });
+        Ok(())
+    }
+
+    fn lock_damaged(&self) -> MutexGuard<'_, HashMap<Ino, Error>> {
+        self.damaged_dirs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn prefetch_dir(&self, dir: &File, at: u64, blocks: u64) {
@@ -145,17 +187,21 @@ impl Disk {
         if name == b"." {
             return Ok(Some(dir.ino));
         }
-        // The parent's entry is not in the index, but always in the first block.
-        let indexed = dir.inode.flags.contains(Flags::INDEX) && name != b"..";
+        let naming = self.naming(dir).await?;
+        // The parent's entry is not in the index, but always in the first block. The index of names that are folded or
+        // encrypted goes by what they were before or after.
+        let indexed = dir.inode.flags.contains(Flags::INDEX)
+            && name != b".."
+            && matches!(naming, Naming::Plain);
         let found = match indexed {
             true => match self.search_index(dir, name).await {
                 Err(error) if is_damage(&error) => {
                     tracing::warn!("{error}: the directory is searched without its index");
-                    self.search_all(dir, name).await?
+                    self.search_all(dir, &naming, name).await?
                 }
                 found => found?,
             },
-            false => self.search_all(dir, name).await?,
+            false => self.search_all(dir, &naming, name).await?,
         };
         match found {
             Some(ino) if !self.sb.is_ordinary_ino(ino) || (ino == dir.ino && name != b"..") => {
@@ -167,14 +213,14 @@ impl Disk {
     }
 
     /// Looks at every block. A damaged one hinders only where the name is in none of the others.
-    async fn search_all(&self, dir: &File, name: &[u8]) -> Result<Option<Ino>> {
+    async fn search_all(&self, dir: &File, naming: &Naming, name: &[u8]) -> Result<Option<Ino>> {
         let blocks = self.dir_blocks(dir)?;
         let mut damage = None;
         let mut at = 0;
         while at < blocks {
             self.prefetch_dir(dir, at, blocks);
             let found = match self.dir_block(dir, FileBlock(at)).await {
-                Ok(Ok(block)) => self.search_block(dir, FileBlock(at), &block, name),
+                Ok(Ok(block)) => self.search_block(dir, FileBlock(at), &block, naming, name),
                 Ok(Err(hole)) => {
                     at = at.saturating_add(hole);
                     continue;
@@ -197,16 +243,26 @@ impl Disk {
         dir: &File,
         at: FileBlock,
         block: &DirBlock,
+        naming: &Naming,
         name: &[u8],
     ) -> Result<Option<Ino>> {
         for entry in dirent::entries(&self.sb, &block.bytes, 0) {
             let entry = entry.map_err(|error| error.context(at).context(dir.ino))?;
-            if entry.name == name {
+            if naming.matches(&entry, name) {
                 return Ok(Some(entry.ino));
             }
         }
         Ok(None)
     }
+}
+
+fn dir_entry(naming: &Naming, entry: &Dirent<'_>, position: u64) -> Result<DirEntry> {
+    Ok(DirEntry {
+        ino: entry.ino,
+        name: naming.shown(entry)?,
+        file_type: entry.file_type,
+        cookie: position + entry.next as u64,
+    })
 }
 
 /// Whether the fault lies in what was read, and not in reading.

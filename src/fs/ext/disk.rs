@@ -1,7 +1,8 @@
 //! What all parts of the reader share: the blocks, the superblock, and the caches of what was parsed and verified.
 
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
@@ -13,7 +14,7 @@ use super::layout::map::{Child, MapNode};
 use super::layout::superblock::Superblock;
 use super::layout::{FileBlock, FsBlock, corrupt};
 use crate::block::{self, BlockSource, Segments};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fs::Ino;
 
 /// Bytes for each of the caches; together they stay below 16 MiB.
@@ -42,6 +43,8 @@ pub(super) struct Disk {
     pub(super) maps: ByteLru<(Ino, Child), Arc<MapNode>>,
     pub(super) dirs: ByteLru<(Ino, FileBlock), Arc<DirBlock>>,
     pub(super) names: ByteLru<(Ino, Vec<u8>), Option<Ino>>,
+    /// Directories with blocks that could not be listed.
+    pub(super) damaged_dirs: Mutex<HashMap<Ino, Error>>,
 }
 
 impl Disk {
@@ -55,6 +58,7 @@ impl Disk {
             maps: ByteLru::new(MAPS_BYTES),
             dirs: ByteLru::new(DIRS_BYTES),
             names: ByteLru::new(NAMES_BYTES),
+            damaged_dirs: Mutex::default(),
         }
     }
 

@@ -7,6 +7,7 @@ use super::disk::Disk;
 use super::inodes::File;
 use super::layout::htree::{self, Node};
 use super::layout::{FileBlock, corrupt};
+use super::naming::Naming;
 use crate::error::Result;
 use crate::fs::Ino;
 
@@ -39,7 +40,7 @@ impl Disk {
         for _ in 0..blocks {
             let at = self.step(&path, path.len() - 1)?.1;
             let leaf = self.indexed_block(dir, at).await?;
-            if let Some(ino) = self.search_block(dir, at, &leaf, name)? {
+            if let Some(ino) = self.search_block(dir, at, &leaf, &Naming::Plain, name)? {
                 return Ok(Some(ino));
             }
             if !self.advance(dir, &mut path, hash).await? {

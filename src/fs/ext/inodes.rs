@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 use super::disk::Disk;
 use super::layout::corrupt;
 use super::layout::group::Group;
-use super::layout::inode::Inode;
+use super::layout::inode::{Flags, Inode};
 use super::layout::map::MapNode;
 use super::layout::superblock::Superblock;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Ino;
 
 /// A file in use: its inode, and the root of its map from the time when it is first needed.
@@ -30,6 +30,22 @@ impl File {
             .get_or_init(|| self.inode.map_root(sb).map_err(|error| error.context(self.ino)))
             .as_ref()
             .map_err(Clone::clone)
+    }
+
+    /// The contents, where they lie in the inode itself.
+    pub(super) fn inline_data(&self, sb: &Superblock) -> Result<Option<Vec<u8>>> {
+        self.inode.inline_data(sb).map_err(|error| error.context(self.ino))
+    }
+
+    /// Refuses contents that need a key.
+    pub(super) fn check_readable(&self) -> Result<()> {
+        if self.inode.flags.contains(Flags::ENCRYPT) {
+            return Err(Error::new(
+                ErrorKind::Encrypted,
+                format!("{}: its contents are encrypted, and there is no key", self.ino),
+            ));
+        }
+        Ok(())
     }
 
     /// Roots are at most fifteen entries, counted whether parsed yet or not.

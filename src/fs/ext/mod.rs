@@ -4,12 +4,14 @@ pub mod journal;
 pub mod layout;
 
 mod cache;
+mod contents;
 mod dir;
 mod disk;
 mod file;
 mod index;
 mod inodes;
 mod map;
+mod naming;
 mod open;
 mod readahead;
 mod statfs;

@@ -15,11 +15,14 @@ impl Disk {
                 format!("{ino} is not a symbolic link"),
             ));
         }
+        link.check_readable()?;
         let bad = |what: String| corrupt(format!("{ino}: symbolic link {what}"));
+        let inline = link.inline_data(&self.sb)?;
         let fast = link.inode.fast_symlink(&self.sb).map_err(|error| error.context(ino))?;
-        let target = match fast {
-            Some(target) => target.to_vec(),
-            None => {
+        let target = match (inline, fast) {
+            (Some(target), _) => target,
+            (None, Some(target)) => target.to_vec(),
+            (None, None) => {
                 let size = link.inode.attr.size;
                 // One byte of the block is kept for the NUL that the kernel adds.
                 if size == 0 || size >= self.block_size() {

@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::disk::Disk;
 use super::inodes::File;
+use super::layout::inode::Flags;
 use super::layout::xattr::{self, Entry, Value};
+use super::layout::{FsBlock, corrupt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Ino;
 
@@ -25,13 +27,54 @@ impl Disk {
             let name = String::from_utf8_lossy(name);
             return Err(Error::new(ErrorKind::NoXattr, format!("{ino} has no attribute {name:?}")));
         };
-        match entry.value {
-            Value::Here(value) => entry.decode(value).map_err(|error| error.context(ino)),
-            Value::Inode(..) => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("{ino}: feature ea_inode is not supported"),
-            )),
+        let value = match entry.value {
+            Value::Here(value) => entry.check_hash(value).and_then(|()| entry.decode(value)),
+            Value::Inode(at, len) => {
+                let value = self.value_in_inode(&file, entry, at, len).await;
+                value.and_then(|value| entry.decode(&value))
+            }
+        };
+        value.map_err(|error| {
+            error.context(format!("{ino}: attribute {:?}", String::from_utf8_lossy(name)))
+        })
+    }
+
+    /// A value in an inode of its own (feature `ea_inode`).
+    async fn value_in_inode(
+        &self,
+        owner: &File,
+        entry: &Entry<'_>,
+        at: u32,
+        len: u32,
+    ) -> Result<Vec<u8>> {
+        // `EXT4_XATTR_SIZE_MAX`
+        const MOST: u32 = 1 << 24;
+        let file = self.file(Ino(u64::from(at))).await?;
+        let attr = &file.inode.attr;
+        if !file.inode.flags.contains(Flags::EA_INODE) || attr.size != u64::from(len) || len > MOST
+        {
+            return Err(corrupt(format!(
+                "its value of {len} bytes is said to be in {}, which has {} and is no value",
+                file.ino, attr.size
+            )));
         }
+        let value = self.read_file(&file, 0, len as usize).await?.into_bytes().to_vec();
+        // Lustre, where this comes from, keeps no checksum, but the owner.
+        let parent = &owner.inode.attr;
+        let lustre =
+            attr.mtime.seconds as u32 == owner.ino.0 as u32 && attr.generation == parent.generation;
+        let checksum = self.sb.value_seed.over(&value);
+        // The time of access, of no use here, holds the checksum.
+        if checksum.0 != attr.atime.seconds as u32 && !lustre {
+            return Err(Error::new(
+                ErrorKind::BadChecksum,
+                format!("its value in {} does not match its checksum", file.ino),
+            ));
+        }
+        if !lustre {
+            entry.check_hash_of_inode(checksum)?;
+        }
+        Ok(value)
     }
 
     async fn attribute_block(&self, file: &File) -> Result<Option<Bytes>> {
@@ -50,7 +93,7 @@ impl Disk {
             let mut entries = xattr::parse_inode(&file.inode.tail)?;
             if let Some(block) = block {
                 let seed = self.sb.checksum_seed.filter(|_| self.verifies());
-                let place = super::layout::FsBlock(file.inode.file_acl);
+                let place = FsBlock(file.inode.file_acl);
                 entries.extend(
                     xattr::parse_block(block, place, seed).map_err(|error| error.context(place))?,
                 );

@@ -16,8 +16,10 @@ const TAIL_TYPE: u8 = 0xDE;
 pub struct Dirent<'a> {
     /// The inode.
     pub ino: Ino,
-    /// The name, not empty, without NUL and `/`.
+    /// The name as it is stored, not empty. Encrypted names may hold any bytes.
     pub name: &'a [u8],
+    /// What lies between the name and the next entry.
+    pub rest: &'a [u8],
     /// The type, where the file system stores it and it is known.
     pub file_type: Option<FileType>,
     /// Where the next entry begins in the block.
@@ -110,12 +112,12 @@ impl<'a> Entries<'a> {
         if ino > self.sb.inodes_count {
             return Err(bad(format!("inode {ino}, of {}", self.sb.inodes_count)));
         }
-        let name = &header[HEADER_LEN..HEADER_LEN + name_len];
-        if name.is_empty() || name.contains(&b'/') || name.contains(&0) {
-            return Err(bad(format!("the name {:?}", String::from_utf8_lossy(name))));
+        let (name, rest) = header[HEADER_LEN..len].split_at(name_len);
+        if name.is_empty() {
+            return Err(bad("no name".into()));
         }
         let file_type = file_type(self.sb, header[7]);
-        Ok((Some(Dirent { ino: Ino(u64::from(ino)), name, file_type, next }), next))
+        Ok((Some(Dirent { ino: Ino(u64::from(ino)), name, rest, file_type, next }), next))
     }
 }
 
@@ -158,4 +160,86 @@ fn file_type(sb: &Superblock, raw: u8) -> Option<FileType> {
         7 => FileType::Symlink,
         _ => return None,
     })
+}
+
+/// The contents of a directory that lie in its inode, as a block like others: the parent's number, where a block has two
+/// entries, then entries.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`].
+pub fn inline_block(ino: Ino, data: &[u8]) -> Result<Vec<u8>> {
+    let (parent, entries) =
+        data.split_at_checked(4).ok_or_else(|| corrupt("a directory without a parent"))?;
+    const DIRECTORY: u8 = 2;
+    let mut block = Vec::with_capacity(24 + entries.len());
+    // Inode numbers have 32 bits on the disk.
+    block.extend_from_slice(&(ino.0 as u32).to_le_bytes());
+    block.extend_from_slice(&[12, 0, 1, DIRECTORY, b'.', 0, 0, 0]);
+    block.extend_from_slice(parent);
+    block.extend_from_slice(&[12, 0, 2, DIRECTORY, b'.', b'.', 0, 0]);
+    block.extend_from_slice(entries);
+    Ok(block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::superblock::tests::superblock;
+    use super::*;
+
+    fn entry(ino: u32, len: u16, name: &[u8]) -> Vec<u8> {
+        let mut entry = ino.to_le_bytes().to_vec();
+        entry.extend_from_slice(&len.to_le_bytes());
+        entry.extend_from_slice(&[name.len() as u8, 1]);
+        entry.extend_from_slice(name);
+        entry.resize(usize::from(len), 0);
+        entry
+    }
+
+    fn names(block: &[u8], from: usize) -> Vec<Result<Vec<u8>, String>> {
+        entries(&superblock(), block, from)
+            .map(|entry| entry.map(|e| e.name.to_vec()).map_err(|e| e.to_string()))
+            .collect()
+    }
+
+    #[test]
+    fn unused_entries_are_passed_over_and_a_listing_goes_on_in_the_middle() {
+        let block =
+            [entry(12, 16, b"first"), entry(0, 12, b"x"), entry(13, 20, b"second")].concat();
+        assert_eq!(names(&block, 0), [Ok(b"first".to_vec()), Ok(b"second".to_vec())]);
+        assert_eq!(names(&block, 1), [Ok(b"second".to_vec())]);
+        assert_eq!(names(&block, 16), [Ok(b"second".to_vec())]);
+    }
+
+    #[test]
+    fn a_damaged_entry_ends_its_block() {
+        let good = entry(12, 16, b"first");
+        for (at, value, says) in [
+            (4, 0, "length 0"),
+            (4, 10, "length 10"),
+            (4, 8, "length 8"),
+            (4, 24, "length 24"),
+            (6, 9, "its name having 9 bytes"),
+            (6, 0, "no name"),
+            (3, 1, "inode 16777228"),
+        ] {
+            let mut block = [good.clone(), good.clone()].concat();
+            block.truncate(32);
+            block[16 + at] = value;
+            let found = names(&block, 0);
+            assert_eq!(found.len(), 2, "{says}");
+            assert!(found[1].as_ref().unwrap_err().contains(says), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn entries_of_64_kib_blocks_have_longer_lengths() {
+        let mut block = vec![0; 1 << 16];
+        block[4..6].copy_from_slice(&0xFFFF_u16.to_le_bytes());
+        assert_eq!(rec_len(&block, 0), Some(1 << 16));
+        block[4..6].copy_from_slice(&0_u16.to_le_bytes());
+        assert_eq!(rec_len(&block, 0), Some(1 << 16));
+        block[4..6].copy_from_slice(&0xFFF4_u16.to_le_bytes());
+        assert_eq!(rec_len(&block, 0), Some(0xFFF4));
+        assert_eq!(rec_len(&block[..4096], 0), Some(0xFFF4));
+    }
 }

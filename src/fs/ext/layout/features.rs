@@ -193,7 +193,11 @@ impl Features {
             | Incompat::MMP
             | Incompat::FLEX_BG
             | Incompat::CSUM_SEED
-            | Incompat::LARGEDIR;
+            | Incompat::EA_INODE
+            | Incompat::LARGEDIR
+            | Incompat::INLINE_DATA
+            | Incompat::ENCRYPT
+            | Incompat::CASEFOLD;
         let foreign: Vec<String> =
             names(self.incompat.bits() & !readable.bits(), &INCOMPAT_NAMES, 'I').collect();
         match foreign.as_slice() {

@@ -28,28 +28,33 @@ const END: u32 = 0xFFFF_FFFE;
 impl Hasher {
     /// The hash of a name. Its lowest bit is always clear: in an index it marks a hash that began in the leaf before.
     pub fn hash(&self, name: &[u8]) -> u32 {
+        self.hash_and_minor(name).0
+    }
+
+    /// The hash, and the minor hash that tells apart names with the same one.
+    pub fn hash_and_minor(&self, name: &[u8]) -> (u32, u32) {
         let mut state = match self.seed {
             [0, 0, 0, 0] => [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476],
             seed => seed,
         };
-        let hash = match self.algorithm {
-            Algorithm::Legacy => self.legacy(name),
+        let (hash, minor) = match self.algorithm {
+            Algorithm::Legacy => (self.legacy(name), 0),
             Algorithm::HalfMd4 => {
                 for (at, chunk) in (0..).step_by(32).zip(name.chunks(32)) {
                     half_md4(&mut state, &self.words(chunk, name.len() - at));
                 }
-                state[1]
+                (state[1], state[2])
             }
             Algorithm::Tea => {
                 for (at, chunk) in (0..).step_by(16).zip(name.chunks(16)) {
                     tea(&mut state, &self.words(chunk, name.len() - at));
                 }
-                state[0]
+                (state[0], state[1])
             }
         };
         match hash & !1 {
-            END => END - 2,
-            hash => hash,
+            END => (END - 2, minor),
+            hash => (hash, minor),
         }
     }
 
@@ -123,4 +128,39 @@ fn tea(state: &mut [u32; 4], input: &[u32; 4]) {
     }
     state[0] = state[0].wrapping_add(b0);
     state[1] = state[1].wrapping_add(b1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `debugfs -R "dx_hash -h VERSION NAME"` prints, without a seed and with one.
+    #[test]
+    fn hashes_agree_with_debugfs() {
+        const LONG: &[u8] = b"abcdefghijklmnopqrstuvwxyz012345";
+        const LONGER: &[u8] = b"a-name-of-more-than-thirty-two-bytes-with-\\xff";
+        let expected: [(Algorithm, &[u8], (u32, u32)); 13] = [
+            (Algorithm::Legacy, b"a", (0xe74b_53e2, 0)),
+            (Algorithm::Legacy, b"caf\xe9", (0x65f2_3bce, 0)),
+            (Algorithm::Legacy, LONG, (0x8be2_2c02, 0)),
+            (Algorithm::HalfMd4, b"a", (0xd5fa_7d7a, 0xacb4_8187)),
+            (Algorithm::HalfMd4, b"foo.conf", (0x47b9_7fe4, 0x4e16_092a)),
+            (Algorithm::HalfMd4, b"caf\xe9", (0x9be4_a372, 0xc33d_4f19)),
+            (Algorithm::HalfMd4, LONG, (0x1964_3b1a, 0xdde3_a0bf)),
+            (Algorithm::HalfMd4, LONGER, (0x1a69_9a9c, 0x0b85_107d)),
+            (Algorithm::Tea, b"a", (0x6d0e_a4c0, 0xc189_22df)),
+            (Algorithm::Tea, b"foo.conf", (0xbdbd_37c0, 0xa4cb_43f4)),
+            (Algorithm::Tea, b"caf\xe9", (0x84b3_a194, 0x1cf7_1779)),
+            (Algorithm::Tea, LONG, (0xe78c_76dc, 0x94dd_872b)),
+            (Algorithm::Tea, LONGER, (0xfef9_5f14, 0x1e1e_c0fd)),
+        ];
+        for (algorithm, name, hash) in expected {
+            let hasher = Hasher { algorithm, unsigned: false, seed: [0; 4] };
+            assert_eq!(hasher.hash_and_minor(name), hash, "{algorithm:?} {}", name.escape_ascii());
+        }
+        // The seed is a UUID, taken as four little-endian words.
+        let seed = [0x7856_3412, 0xf0de_bc9a, 0x7856_3412, 0xf0de_bc9a];
+        let hasher = Hasher { algorithm: Algorithm::HalfMd4, unsigned: false, seed };
+        assert_eq!(hasher.hash_and_minor(b"foo.conf"), (0x7001_a990, 0xbac5_ccc4));
+    }
 }

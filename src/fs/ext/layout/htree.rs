@@ -43,6 +43,15 @@ pub fn parse_root<'a>(sb: &Superblock, block: &'a [u8]) -> Result<(Root, Node<'a
     if levels > max_levels || flags & 1 != 0 {
         return Err(corrupt(format!("index of {levels} levels, flags {flags:#x}")));
     }
+    let root = Root { hasher: hasher(sb, version)?, levels };
+    Ok((root, node(sb, block, ROOT_ENTRIES_AT)?))
+}
+
+/// The hash with this number (kernel: `DX_HASH_LEGACY` and on). The first three take bytes as the superblock says.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] for one not known, or one that needs a key.
+pub fn hasher(sb: &Superblock, version: u8) -> Result<Hasher> {
     let (algorithm, unsigned) = match version {
         0 => (Algorithm::Legacy, sb.hash_unsigned),
         1 => (Algorithm::HalfMd4, sb.hash_unsigned),
@@ -57,8 +66,7 @@ pub fn parse_root<'a>(sb: &Superblock, block: &'a [u8]) -> Result<(Root, Node<'a
             ));
         }
     };
-    let hasher = Hasher { algorithm, unsigned, seed: sb.hash_seed };
-    Ok((Root { hasher, levels }, node(sb, block, ROOT_ENTRIES_AT)?))
+    Ok(Hasher { algorithm, unsigned, seed: sb.hash_seed })
 }
 
 /// Parses a node below the root.

@@ -9,7 +9,7 @@ use super::features::{Incompat, RoCompat};
 use super::map::MapNode;
 use super::superblock::Superblock;
 use super::{extent, indirect};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::fs::{Attr, DeviceNumber, FileType, Ino, Timestamp};
 
 /// The size of the part that every inode has.
@@ -102,7 +102,7 @@ impl Inode {
     /// Parses the `inode_size` bytes of inode `ino`, and verifies its checksum where `verify` says so.
     ///
     /// # Errors
-    /// [`ErrorKind::BadChecksum`]; [`ErrorKind::NotFound`] for an inode not in use; [`ErrorKind::Corrupt`].
+    /// [`crate::ErrorKind::BadChecksum`]; [`crate::ErrorKind::Corrupt`], also for an inode not in use.
     pub fn parse(sb: &Superblock, ino: Ino, bytes: &[u8], verify: bool) -> Result<Self> {
         Self::validate(sb, ino, bytes, verify).map_err(|error| error.context(ino))
     }
@@ -114,8 +114,8 @@ impl Inode {
         let (raw, _) = Raw::ref_from_prefix(bytes).expect("inodes have at least 128 bytes");
         let mode = raw.i_mode.get();
         let nlink = raw.i_links_count.get();
-        if mode == 0 && nlink == 0 {
-            return Err(Error::new(ErrorKind::NotFound, "not in use"));
+        if nlink == 0 {
+            return Err(corrupt("not in use, or deleted"));
         }
         let extra_len = extra_len(bytes)?;
         // The fields of a large inode, as far as they exist.
@@ -145,6 +145,9 @@ impl Inode {
             false => (u32::from(raw.i_uid_high.get()), u32::from(raw.i_gid_high.get())),
         };
         let device_node = matches!(file_type, FileType::BlockDevice | FileType::CharDevice);
+        // As the kernel, so that tools do not take a file within its inode for one hole.
+        let inline = file_type == FileType::Regular && flags.contains(Flags::INLINE_DATA);
+        let inline_blocks = if inline { size.div_ceil(512) } else { 0 };
         let attr = Attr {
             ino,
             file_type,
@@ -154,7 +157,7 @@ impl Inode {
             gid: u32::from(raw.i_gid.get()) | gid_high << 16,
             rdev: if device_node { device(&raw.i_block) } else { DeviceNumber::default() },
             size,
-            blocks: blocks(sb, raw, flags),
+            blocks: blocks(sb, raw, flags) + inline_blocks,
             atime: time(raw.i_atime, field(extra::ATIME)),
             mtime: time(raw.i_mtime, field(extra::MTIME)),
             ctime: time(raw.i_ctime, field(extra::CTIME)),
@@ -178,11 +181,40 @@ impl Inode {
         })
     }
 
+    /// The contents, where they lie in the inode itself: what fits into `i_block`, and the rest as an attribute. `None`
+    /// where they lie in blocks.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Corrupt`].
+    pub fn inline_data(&self, sb: &Superblock) -> Result<Option<Vec<u8>>> {
+        if !self.flags.contains(Flags::INLINE_DATA) {
+            return Ok(None);
+        }
+        if self.flags.contains(Flags::EXTENTS)
+            || !sb.features.incompat.contains(Incompat::INLINE_DATA)
+        {
+            return Err(corrupt("contents both within the inode and in blocks"));
+        }
+        let mut data = self.i_block.to_vec();
+        if let Some(rest) = super::xattr::inline_rest(&self.tail)? {
+            data.extend_from_slice(rest);
+        }
+        let size = usize::try_from(self.attr.size).ok().filter(|size| *size <= data.len());
+        let size = size.ok_or_else(|| {
+            corrupt(format!("{} bytes of {} within the inode", data.len(), self.attr.size))
+        })?;
+        data.truncate(size);
+        Ok(Some(data))
+    }
+
     /// The root of the file's block map.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`].
+    /// [`crate::ErrorKind::Corrupt`].
     pub fn map_root(&self, sb: &Superblock) -> Result<MapNode> {
+        if self.flags.contains(Flags::INLINE_DATA) {
+            return Err(corrupt("contents within the inode, not in blocks"));
+        }
         match self.flags.contains(Flags::EXTENTS) {
             true => extent::parse_root(sb, &self.i_block),
             false => indirect::parse_root(sb, &self.i_block),
@@ -193,7 +225,7 @@ impl Inode {
     /// `ext4_inode_is_fast_symlink`).
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] for a length that does not fit.
+    /// [`crate::ErrorKind::Corrupt`] for a length that does not fit.
     pub fn fast_symlink(&self, sb: &Superblock) -> Result<Option<&[u8]>> {
         let acl_blocks = if self.file_acl != 0 { sb.cluster_size >> 9 } else { 0 };
         if self.flags.contains(Flags::INLINE_DATA) || self.attr.blocks != acl_blocks {

@@ -180,12 +180,20 @@ pub struct Superblock {
     pub hash_seed: [u32; 4],
     /// Whether hashes take bytes as unsigned.
     pub hash_unsigned: bool,
+    /// The version of hash that new directories get.
+    pub def_hash_version: u8,
+    /// The encoding of names in directories that ignore case: 1 for UTF-8.
+    pub encoding: u16,
     /// The block of the multiple-mount protection.
     pub mmp_block: u64,
+    /// Blocks that hold metadata, where mke2fs noted it.
+    pub overhead: Option<u64>,
     /// Errors that the kernel has noted.
     pub error_count: u32,
     /// The seed of all metadata checksums, where `metadata_csum` is in use.
     pub checksum_seed: Option<Crc32c>,
+    /// The seed of the checksums of attribute values in inodes of their own, which they have in any case.
+    pub value_seed: Crc32c,
     /// The creator was the Hurd, which uses some inode fields in its own way.
     pub hurd: bool,
     /// The number of the group that this copy stands in.
@@ -314,11 +322,10 @@ impl Superblock {
                 format!("checksum type {} is not supported", raw.s_checksum_type),
             ));
         }
-        let checksum_seed =
-            metadata_csum.then(|| match features.incompat.contains(Incompat::CSUM_SEED) {
-                true => Crc32c(raw.s_checksum_seed.get()),
-                false => Crc32c::START.over(&raw.s_uuid),
-            });
+        let seed = match features.incompat.contains(Incompat::CSUM_SEED) {
+            true => Crc32c(raw.s_checksum_seed.get()),
+            false => Crc32c::START.over(&raw.s_uuid),
+        };
         let checksum_ok = !metadata_csum
             || Crc32c::START.over(&bytes[..SIZE - 4]) == Crc32c(raw.s_checksum.get());
 
@@ -355,9 +362,16 @@ impl Superblock {
                 .then(|| journal_backup(&raw.s_jnl_blocks)),
             hash_seed: raw.s_hash_seed.map(U32::get),
             hash_unsigned: raw.s_flags.get() & FLAGS_UNSIGNED_HASH != 0,
+            def_hash_version: raw.s_def_hash_version,
+            encoding: raw.s_encoding.get(),
             mmp_block: raw.s_mmp_block.get(),
+            overhead: match raw.s_overhead_clusters.get() {
+                0 => None,
+                clusters => Some(u64::from(clusters) * ratio),
+            },
             error_count: raw.s_error_count.get(),
-            checksum_seed,
+            checksum_seed: metadata_csum.then_some(seed),
+            value_seed: seed,
             hurd: raw.s_creator_os.get() == 1,
             group_of_copy: raw.s_block_group_nr.get(),
             checksum_ok,
@@ -450,4 +464,80 @@ fn journal_backup(words: &[U32; 17]) -> ([u8; 60], u64) {
         bytes.copy_from_slice(&word.get().to_le_bytes());
     }
     (map, u64::from(words[15].get()) << 32 | u64::from(words[16].get()))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// The bytes of a small file system of blocks of 1 KiB.
+    pub(in super::super) fn bytes() -> Vec<u8> {
+        let mut bytes = vec![0; SIZE];
+        let mut put = |at: usize, value: u32| {
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        };
+        put(0x00, 1024);
+        put(0x04, 8192 + 100);
+        put(0x14, 1);
+        put(0x20, 8192);
+        put(0x24, 8192);
+        put(0x28, 512);
+        put(0x38, u32::from(MAGIC));
+        put(0x4C, 1);
+        put(0x54, 11);
+        put(0x58, 256);
+        put(0x60, 0x42);
+        put(0x64, 0x1);
+        bytes
+    }
+
+    /// The same, parsed.
+    pub(in super::super) fn superblock() -> Superblock {
+        Superblock::parse(&bytes()).unwrap()
+    }
+
+    fn refusal(at: usize, value: u32) -> (ErrorKind, String) {
+        let mut bytes = bytes();
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let error = Superblock::parse(&bytes).unwrap_err();
+        (error.kind(), error.to_string())
+    }
+
+    #[test]
+    fn a_wrong_number_is_named() {
+        for (at, value, says) in [
+            (0x00, 1025, "1025 inodes in 2 groups of 512"),
+            (0x04, 0, "0 blocks"),
+            (0x14, 2, "the first data block being 2"),
+            (0x18, 7, "block size 2^7 KiB"),
+            (0x20, 0, "0 blocks per group"),
+            (0x20, 8193, "8193 blocks per group"),
+            (0x28, 0, "0 inodes per group"),
+            (0x28, 8193, "8193 inodes per group"),
+            (0x54, 1, "first inode 1"),
+            (0x58, 127, "inode size 127"),
+            (0x58, 192, "inode size 192"),
+            (0x58, 2048, "inode size 2048"),
+        ] {
+            let (kind, message) = refusal(at, value);
+            assert_eq!(kind, ErrorKind::Corrupt, "{message}");
+            assert!(message.contains(says), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_foreign_is_refused_by_name() {
+        assert_eq!(refusal(0x38, 0).0, ErrorKind::NoFilesystem);
+        let (kind, message) = refusal(0x4C, 2);
+        assert_eq!((kind, message.contains("revision 2")), (ErrorKind::Unsupported, true));
+        let (kind, message) = refusal(0x60, 0x43);
+        assert_eq!((kind, message.contains("compression")), (ErrorKind::Unsupported, true));
+    }
+
+    #[test]
+    fn backups_stand_in_the_first_group_and_in_powers() {
+        let sb = superblock();
+        let with: Vec<u32> = (0..100).filter(|group| sb.group_has_super(*group)).collect();
+        assert_eq!(with, [0, 1, 3, 5, 7, 9, 25, 27, 49, 81]);
+    }
 }

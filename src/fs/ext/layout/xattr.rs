@@ -1,6 +1,6 @@
 //! Extended attributes (kernel: `fs/ext4/xattr.h`): in the inode, in a block of their own.
 
-use super::checksum::Crc32c;
+use super::checksum::{Crc32c, mismatch};
 use super::superblock::Superblock;
 use super::{FsBlock, acl, corrupt, le16, le32};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,6 +13,23 @@ const ENTRY_LEN: usize = 16;
 
 const INDEX_ACL_ACCESS: u8 = 2;
 const INDEX_ACL_DEFAULT: u8 = 3;
+const INDEX_SYSTEM: u8 = 7;
+
+/// What does not fit into `i_block` of contents that lie in the inode.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`].
+pub(super) fn inline_rest(tail: &[u8]) -> Result<Option<&[u8]>> {
+    let mut entries = parse_inode(tail)?.into_iter();
+    let Some(entry) = entries.find(|entry| entry.index == INDEX_SYSTEM && entry.name == b"data")
+    else {
+        return Ok(None);
+    };
+    match entry.value {
+        Value::Here(value) => Ok(Some(value)),
+        Value::Inode(..) => Err(corrupt("inline data outside of its inode")),
+    }
+}
 
 /// Whether the bytes after an inode's fields begin with attributes.
 pub(super) fn has_inode_magic(tail: &[u8]) -> bool {
@@ -37,6 +54,8 @@ pub struct Entry<'a> {
     pub name: &'a [u8],
     /// The value.
     pub value: Value<'a>,
+    /// The hash over name and value; 0 where none was stored.
+    hash: u32,
 }
 
 impl Entry<'_> {
@@ -53,6 +72,40 @@ impl Entry<'_> {
             _ => return None,
         };
         Some([prefix, self.name].concat())
+    }
+
+    /// Compares the entry's hash with that of its name and a value beside it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadChecksum`].
+    pub fn check_hash(&self, value: &[u8]) -> Result<()> {
+        self.check_words(&value.chunks(4).map(|chunk| {
+            let mut word = [0; 4];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u32::from_le_bytes(word)
+        }))
+    }
+
+    /// The same for a value in an inode of its own, which counts by its checksum.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadChecksum`].
+    pub fn check_hash_of_inode(&self, checksum: Crc32c) -> Result<()> {
+        self.check_words(&std::iter::once(checksum.0))
+    }
+
+    /// Kernel: `ext4_xattr_hash_entry`, and `ext4_xattr_hash_entry_signed`, which older kernels used on some machines.
+    fn check_words(&self, words: &(impl Iterator<Item = u32> + Clone)) -> Result<()> {
+        let hash = |extend: fn(u8) -> u32| {
+            let name =
+                self.name.iter().fold(0_u32, |hash, byte| hash.rotate_left(5) ^ extend(*byte));
+            words.clone().fold(name, |hash, word| hash.rotate_left(16) ^ word)
+        };
+        let calculated = hash(u32::from);
+        if [0, calculated, hash(|byte| byte as i8 as u32)].contains(&self.hash) {
+            return Ok(());
+        }
+        Err(mismatch(self.hash, calculated))
     }
 
     /// The value as users see it: ACLs have a form of their own on the disk.
@@ -134,7 +187,8 @@ fn entries(area: &[u8], first: usize) -> Result<Vec<Entry<'_>>> {
             }
             inode => Value::Inode(inode, size),
         };
-        entries.push(Entry { index: header[1], name, value });
+        let hash = le32(header, 12).expect("sixteen bytes");
+        entries.push(Entry { index: header[1], name, value, hash });
         at += (ENTRY_LEN + name_len).next_multiple_of(4);
     }
 }
