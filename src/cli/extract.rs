@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::extract::{self, Options, Report};
 use super::args::SourceArg;
 use super::complain;
 use super::exit::Exit;
-use super::output::Output;
+use super::output::{Output, printable};
 use super::settings::Settings;
 use super::source::{self, Context};
 use super::units::show_size;
@@ -54,6 +54,8 @@ struct Summary {
     directories: u64,
     bytes: u64,
     failed: u64,
+    /// Files and directories of other users, where only root could have kept that.
+    owners_not_kept: u64,
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
@@ -74,12 +76,6 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
         };
         bar.finish_and_clear();
         result?;
-        if report.foreign() > 0 {
-            tracing::warn!(
-                "{} files belong to other users; only root can keep their owners",
-                report.foreign()
-            );
-        }
         summarise(settings, &args.to, &report)?;
         let nothing = report.files() + report.directories() == 0;
         Ok(match report.first_failure() {
@@ -117,19 +113,27 @@ fn summarise(settings: &Settings, to: &Path, report: &Report) -> Result<()> {
         directories: report.directories(),
         bytes: report.bytes(),
         failed: report.failed(),
+        owners_not_kept: report.foreign(),
     };
+    let mut out = Output::new();
     if settings.json {
-        let mut out = Output::new();
         out.json_document(&summary)?;
-        out.flush()?;
     } else if !settings.quiet {
-        let Summary { files, directories, bytes, failed } = summary;
-        let failures = if failed > 0 { format!(", {failed} failures") } else { String::new() };
-        eprintln!(
-            "restored {files} files and {directories} directories, {}, to {}{failures}",
-            show_size(bytes),
-            to.display()
-        );
+        let Summary { files, directories, bytes, failed, owners_not_kept } = summary;
+        let to = printable(to.as_os_str().as_bytes());
+        out.text(format_args!(
+            "restored {files} files and {directories} directories, {}, to {to}",
+            show_size(bytes)
+        ))?;
+        if failed > 0 {
+            out.text(format_args!("; {failed} failures"))?;
+        }
+        if owners_not_kept > 0 {
+            out.text(format_args!(
+                "; {owners_not_kept} belong to other users, which only root can keep"
+            ))?;
+        }
+        out.line("")?;
     }
-    Ok(())
+    out.flush()
 }

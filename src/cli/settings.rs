@@ -47,7 +47,6 @@ pub(crate) struct Settings {
     /// The ext reader.
     pub(crate) engine: Engine,
     /// The budget of the block cache in bytes.
-    #[expect(dead_code, reason = "the cache is not there yet")]
     pub(crate) cache: u64,
     /// The longest that one operation on the SAN may take.
     pub(crate) timeout: Duration,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::block::{BlockSource, ImageFile};
+use crate::block::{BlockSource, CachePool, ImageFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Filesystem;
 use crate::fs::ext::{self, Ext};
@@ -21,12 +21,15 @@ use super::units::show_size;
 /// What every command works with: the settings, and the sessions that must be logged out at the end.
 pub(crate) struct Context {
     pub(crate) settings: Settings,
+    /// Above LUNs only: the kernel's page cache does for images.
+    cache: CachePool,
     sessions: Mutex<Vec<Session>>,
 }
 
 impl Context {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, sessions: Mutex::new(Vec::new()) }
+        let budget = usize::try_from(settings.cache).unwrap_or(usize::MAX);
+        Self { settings, cache: CachePool::new(budget), sessions: Mutex::new(Vec::new()) }
     }
 
     /// Logs in; [`Context::log_out`] will end the session, whatever happens in between.
@@ -116,7 +119,7 @@ pub(crate) async fn open_device(
             let config = context.settings.login(url)?;
             let session = context.log_in(&url.portals, target, &config).await?;
             let lun = session.open_lun(url.lun).await?;
-            Ok(Arc::new(lun))
+            Ok(Arc::new(context.cache.cache(Arc::new(lun))))
         }
     }
 }
@@ -154,13 +157,14 @@ pub(crate) async fn open(context: &Context, source: &SourceArg) -> Result<Opened
 async fn read(context: &Context, volume: &Volume) -> Result<Arc<dyn Filesystem>> {
     let options = ext::Options { journal: context.settings.journal };
     let ext = Ext::open(Arc::clone(&volume.source), options).await?;
-    for warning in &ext.summary().warnings {
+    let summary = ext.summary();
+    for warning in summary.warnings.iter().chain(&summary.journal.warnings) {
         tracing::warn!("volume {}: {warning}", volume.name);
     }
-    match context.settings.engine {
-        Engine::Native => Ok(Arc::new(ext)),
-        Engine::Ext4View => Ok(Arc::new(Ext4View::open(Arc::new(ext)).await?)),
-    }
+    Ok(match context.settings.engine {
+        Engine::Native => Arc::new(ext),
+        Engine::Ext4View => Arc::new(Ext4View::open(Arc::new(ext)).await?),
+    })
 }
 
 /// Opens SOURCE, works on it, and looks at the end whether it held still.
