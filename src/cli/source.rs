@@ -157,10 +157,6 @@ pub(crate) async fn open(context: &Context, source: &SourceArg) -> Result<Opened
 async fn read(context: &Context, volume: &Volume) -> Result<Arc<dyn Filesystem>> {
     let options = ext::Options { journal: context.settings.journal };
     let ext = Ext::open(Arc::clone(&volume.source), options).await?;
-    let summary = ext.summary();
-    for warning in summary.warnings.iter().chain(&summary.journal.warnings) {
-        tracing::warn!("volume {}: {warning}", volume.name);
-    }
     Ok(match context.settings.engine {
         Engine::Native => Arc::new(ext),
         Engine::Ext4View => Arc::new(Ext4View::open(Arc::new(ext)).await?),
