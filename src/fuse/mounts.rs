@@ -66,7 +66,7 @@ impl Mounted {
             });
         }
         let mut command = Command::new("fusermount3");
-        command.args(["-u", "-q"]);
+        command.arg("-u");
         if lazily == Lazily::Yes {
             command.arg("-z");
         }
