@@ -10,7 +10,7 @@ use crate::fs::ext::JournalMode;
 use crate::iscsi::DigestPolicy;
 
 use super::units;
-use super::{cat, discover, extract, info, ls, stat};
+use super::{cat, discover, extract, info, ls, mount, stat, umount};
 
 const ABOUT: &str =
     "Browse and restore files from iSCSI SAN snapshots, without root, kernel sessions or fsck";
@@ -26,6 +26,7 @@ Examples:
   snapbrowse ls -l iscsi://san1/iqn.2001-05.com.example:snap-2026-11-20/0 /etc
   snapbrowse extract iscsi://san1/iqn.2001-05.com.example:snap-2026-11-20/0 /etc/foo --to .
   snapbrowse info disk.img
+  snapbrowse mount iscsi://san1/iqn.2001-05.com.example:snap-2026-11-20/0 ~/snap
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 partly done, 10 no such path, LUN or volume,
 11 cannot connect, 12 login refused, 13 no readable file system, 130 interrupted.";
@@ -50,6 +51,15 @@ pub(crate) enum Command {
     Stat(stat::Args),
     Cat(cat::Args),
     Extract(extract::Args),
+    Mount(mount::Args),
+    Umount(umount::Args),
+}
+
+impl Command {
+    /// Whether the command goes on in the background after the program has returned.
+    pub(crate) fn leaves(&self) -> bool {
+        matches!(self, Self::Mount(args) if !args.foreground)
+    }
 }
 
 /// The options that mean the same with every command.

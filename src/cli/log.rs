@@ -1,8 +1,12 @@
-//! Messages on standard error while the work goes on.
+//! Messages while the work goes on: on standard error, or in the system's log where there is nobody to read that.
 
 use std::fmt;
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::sync::OnceLock;
 
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -18,7 +22,7 @@ pub(crate) fn start(verbosity: u8, quiet: bool) {
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(Sink)
         .with_ansi(false)
         .event_format(OneLine)
         .init();
@@ -47,5 +51,86 @@ where
         }
         context.field_format().format_fields(writer.by_ref(), event)?;
         writeln!(writer)
+    }
+}
+
+/// The socket of syslogd or journald, once messages go there.
+static SYSLOG: OnceLock<UnixDatagram> = OnceLock::new();
+
+/// From here on messages go to the system's log. Where there is none they go on to standard error.
+pub(crate) fn to_syslog() {
+    let connected = UnixDatagram::unbound().and_then(|socket| {
+        socket.connect("/dev/log")?;
+        // A log that is stuck must not hold up a read.
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    });
+    if let Ok(socket) = connected {
+        // A second call changes nothing.
+        let _ = SYSLOG.set(socket);
+    }
+}
+
+/// Writes one whole line. There is nobody to tell of a failure.
+pub(crate) fn line(level: Level, line: &str) {
+    let _ = Line(level).write_all(line.as_bytes());
+}
+
+struct Sink;
+
+impl<'a> MakeWriter<'a> for Sink {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line(Level::INFO)
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line {
+        Line(*metadata.level())
+    }
+}
+
+/// Takes one line, in one write.
+struct Line(Level);
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match SYSLOG.get() {
+            None => io::stderr().write_all(line)?,
+            Some(socket) => drop(socket.send(&datagram(self.0, line))),
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A message as `/dev/log` takes it (RFC 3164, without the time, which the log adds): facility daemon (3).
+fn datagram(level: Level, line: &[u8]) -> Vec<u8> {
+    let severity = match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    };
+    let text = line.strip_prefix(b"snapbrowse: ").unwrap_or(line).trim_ascii_end();
+    let mut datagram =
+        format!("<{}>snapbrowse[{}]: ", 3 << 3 | severity, std::process::id()).into_bytes();
+    datagram.extend_from_slice(text);
+    datagram
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_log_gets_a_priority_and_no_newline() {
+        let datagram = datagram(Level::WARN, b"snapbrowse: warning: read inode 5: gone\n");
+        let text = String::from_utf8(datagram).unwrap();
+        assert!(text.starts_with("<28>snapbrowse["), "{text}");
+        assert!(text.ends_with("]: warning: read inode 5: gone"), "{text}");
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand; the only place that knows clap.
 
 mod args;
+mod background;
 mod cat;
 mod config;
 mod discover;
@@ -11,12 +12,15 @@ mod info;
 mod initiator;
 mod log;
 mod ls;
+mod mount;
+mod mount_options;
 mod output;
 mod password;
 mod settings;
 mod source;
 mod stat;
 mod tally;
+mod umount;
 mod units;
 
 use std::process::ExitCode;
@@ -26,10 +30,15 @@ use std::time::Duration;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
+use tracing::Level;
+
 use crate::error::{Error, ErrorKind, Result};
+use crate::fuse;
 
 use args::{Cli, Command};
+use background::Background;
 use exit::Exit;
+use mount_options::OptionList;
 use output::{is_broken_pipe, printable};
 use settings::Settings;
 use source::Context;
@@ -39,34 +48,54 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    if let Some(code) = fuse::watch(std::env::args_os()) {
+        return code;
+    }
     // clap prints help, versions and usage errors itself, with exit code 0 or 2 as ours.
     let cli = Cli::parse();
     log::start(cli.global.verbose, cli.global.quiet);
-    end(run(cli)).into()
+    let background = Background::is_wanted();
+    if background.is_none() && cli.command.leaves() {
+        return background::start().unwrap_or_else(|error| end(Err(error)).into());
+    }
+    end(run(cli, background)).into()
 }
 
-/// Everything before the runtime exists: a command that forks must do it here.
-fn run(cli: Cli) -> Result<Exit> {
-    let context = Arc::new(Context::new(Settings::resolve(cli.global)?));
-    let command = cli.command;
+fn run(cli: Cli, background: Option<Background>) -> Result<Exit> {
+    let Cli { mut global, command } = cli;
+    let list = match &command {
+        Command::Mount(args) => mount_options::apply(&args.options, &mut global)?,
+        _ => OptionList::default(),
+    };
+    let context = Arc::new(Context::new(Settings::resolve(global)?));
     let shared = Arc::clone(&context);
-    run_to_end(&context, async move {
-        let context = shared;
-        match command {
-            Command::Discover(args) => discover::run(&context, args).await,
-            Command::Info(args) => info::run(&context, args).await,
-            Command::Ls(args) => ls::run(&context, args).await,
-            Command::Stat(args) => stat::run(&context, args).await,
-            Command::Cat(args) => cat::run(&context, args).await,
-            Command::Extract(args) => extract::run(&context, args).await,
-        }
-    })
+    match command {
+        Command::Umount(args) => umount::run(&context, &args),
+        Command::Mount(args) => with_runtime(&context, async |signals| {
+            mount::run(shared, args, list, background, signals).await
+        }),
+        command => with_runtime(&context, async |signals| {
+            unless_interrupted(signals, one_shot(shared, command)).await
+        }),
+    }
 }
 
-/// Runs `work` until it ends or a signal comes, and logs out either way.
-fn run_to_end(
+async fn one_shot(context: Arc<Context>, command: Command) -> Result<Exit> {
+    match command {
+        Command::Discover(args) => discover::run(&context, args).await,
+        Command::Info(args) => info::run(&context, args).await,
+        Command::Ls(args) => ls::run(&context, args).await,
+        Command::Stat(args) => stat::run(&context, args).await,
+        Command::Cat(args) => cat::run(&context, args).await,
+        Command::Extract(args) => extract::run(&context, args).await,
+        Command::Mount(_) | Command::Umount(_) => unreachable!("run takes these two aside"),
+    }
+}
+
+/// Runs `work` to its end, and logs out whatever that is.
+fn with_runtime(
     context: &Context,
-    work: impl Future<Output = Result<Exit>> + Send + 'static,
+    work: impl AsyncFnOnce(&mut Signals) -> Result<Exit>,
 ) -> Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -74,17 +103,7 @@ fn run_to_end(
         .map_err(|error| Error::io("start the runtime", error))?;
     let result = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        // A task of its own: work that is stuck in a write to a full pipe must not keep the signal from us.
-        let mut task = tokio::spawn(work);
-        let result = tokio::select! {
-            result = &mut task => joined(result),
-            () = signals.next() => {
-                task.abort();
-                // Dropping the work removes its temporary files; it ends at its next await.
-                let _ = tokio::time::timeout(GRACE, task).await;
-                Err(Error::new(ErrorKind::Interrupted, "interrupted"))
-            }
-        };
+        let result = work(&mut signals).await;
         tokio::select! {
             () = context.log_out() => {}
             () = signals.next() => {}
@@ -95,7 +114,25 @@ fn run_to_end(
     result
 }
 
-fn joined(result: std::result::Result<Result<Exit>, tokio::task::JoinError>) -> Result<Exit> {
+/// Runs `work` until it ends or a signal comes.
+async fn unless_interrupted<T: Send + 'static>(
+    signals: &mut Signals,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    // A task of its own: work that is stuck in a write to a full pipe must not keep the signal from us.
+    let mut task = tokio::spawn(work);
+    tokio::select! {
+        result = &mut task => joined(result),
+        () = signals.next() => {
+            task.abort();
+            // Dropping the work removes its temporary files; it ends at its next await.
+            let _ = tokio::time::timeout(GRACE, task).await;
+            Err(Error::new(ErrorKind::Interrupted, "interrupted"))
+        }
+    }
+}
+
+fn joined<T>(result: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
     match result.map_err(tokio::task::JoinError::try_into_panic) {
         Ok(result) => result,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
@@ -141,9 +178,9 @@ fn end(result: Result<Exit>) -> Exit {
     }
 }
 
-/// One line on standard error. Names from the image may be part of the message.
+/// One line where messages go. Names from the image may be part of the message.
 fn complain(error: &Error) {
-    eprintln!("snapbrowse: {}", printable(error.to_string().as_bytes()));
+    log::line(Level::ERROR, &format!("snapbrowse: {}\n", printable(error.to_string().as_bytes())));
 }
 
 #[cfg(test)]

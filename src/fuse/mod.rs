@@ -19,6 +19,7 @@ mod node;
 mod serve;
 mod unmount;
 mod view;
+mod watchdog;
 
 #[cfg(test)]
 #[path = "../../tests/common/needs.rs"]
@@ -32,6 +33,7 @@ mod needs;
 pub use mount::{Mount, MountOptions};
 pub use mountpoint::Mountpoint;
 pub use unmount::unmount;
+pub use watchdog::{Watchdog, watch};
 
 #[cfg(doc)]
 use crate::fs::Filesystem;

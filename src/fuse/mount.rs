@@ -28,6 +28,8 @@ pub struct MountOptions {
     pub source_name: String,
     /// Lets other users in; implies that the kernel checks permissions.
     pub allow_other: bool,
+    /// Lets nothing in it be executed.
+    pub no_exec: bool,
 }
 
 /// A live mount. Dropping it unmounts.
@@ -62,6 +64,11 @@ impl Mount {
             .spawn(move || drop(end.send(session.run())))
             .map_err(|error| Error::io("start the FUSE session", error))?;
         Ok(Self { mounted, ended })
+    }
+
+    /// Where it is, while it is there.
+    pub(super) fn mounted(&self) -> Option<&Mounted> {
+        self.mounted.as_ref()
     }
 
     /// Waits until the mount is gone, whoever unmounted it.
@@ -113,6 +120,9 @@ fn config(options: &MountOptions) -> Config {
         // `MountOption::Subtype` is left out of a mount that root makes without fusermount3.
         MountOption::CUSTOM("subtype=snapbrowse".to_owned()),
     ];
+    if options.no_exec {
+        config.mount_options.push(MountOption::NoExec);
+    }
     if options.allow_other {
         config.acl = SessionACL::All;
         // Else every local user could read the snapshot's /etc/shadow.

@@ -1,0 +1,91 @@
+//! `snapbrowse mount`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{ErrorKind, Result};
+use crate::fuse::{Mount, MountOptions, Mountpoint, Watchdog};
+
+use super::args::SourceArg;
+use super::background::Background;
+use super::exit::Exit;
+use super::mount_options::OptionList;
+use super::source::{self, Context, Opened};
+use super::{Signals, unless_interrupted};
+
+/// How long the last look whether the volume was being written may hold up the end.
+const LAST_LOOK: Duration = Duration::from_secs(5);
+
+/// Show the files of a snapshot in a directory, as an ordinary user
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The mount is read-only. The command returns when it is ready; `snapbrowse umount`, `fusermount3 -u`
+or a SIGTERM to the process ends it and logs out.
+
+Examples:
+  snapbrowse mount iscsi://san1/iqn.2001-05.com.example:snap/0 ~/snap
+  snapbrowse mount -o allow_other,volume=p2 disk.img /mnt")]
+pub(crate) struct Args {
+    /// Stay in the foreground
+    #[arg(short, long)]
+    pub(crate) foreground: bool,
+    /// Mount options: allow_other, noexec, and every long option of this program as NAME=VALUE
+    #[arg(short = 'o', value_name = "OPTS", value_delimiter = ',')]
+    pub(crate) options: Vec<String>,
+    /// An iscsi:// URL, an image file or a block device
+    source: SourceArg,
+    /// An empty directory
+    mountpoint: PathBuf,
+}
+
+/// Mounts, says that it is ready, and serves until it is unmounted or a signal comes.
+pub(crate) async fn run(
+    context: Arc<Context>,
+    args: Args,
+    options: OptionList,
+    background: Option<Background>,
+    signals: &mut Signals,
+) -> Result<Exit> {
+    let mountpoint = Mountpoint::new(&args.mountpoint)?;
+    let source = args.source;
+    let opened =
+        unless_interrupted(signals, async move { source::open(&context, &source).await }).await?;
+    let mut mount = mount(&opened, &mountpoint, &options)?;
+    if let Some(background) = background {
+        background.ready()?;
+    }
+    // Last, because it must not hold on to the terminal of whoever waited.
+    let watchdog = Watchdog::start(&mount)?;
+    tracing::info!("{} is mounted on {}", opened.location, mountpoint.path().display());
+    tokio::select! {
+        ended = mount.ended() => ended?,
+        () = signals.next() => mount.unmount().await?,
+    }
+    watchdog.dismiss();
+    last_look(&opened).await
+}
+
+fn mount(opened: &Opened, mountpoint: &Mountpoint, options: &OptionList) -> Result<Mount> {
+    let options = MountOptions {
+        source_name: opened.location.clone(),
+        allow_other: options.allow_other,
+        no_exec: options.no_exec,
+    };
+    let runtime = tokio::runtime::Handle::current();
+    Mount::new(Arc::clone(&opened.filesystem), mountpoint, &options, runtime)
+}
+
+/// A short use ends before the first of the looks that a mount takes by itself.
+async fn last_look(opened: &Opened) -> Result<Exit> {
+    let look = opened.filesystem.check_unchanged();
+    match tokio::time::timeout(LAST_LOOK, look).await {
+        Ok(Err(error)) if error.kind() == ErrorKind::BeingWritten => {
+            let error = error.context(&opened.location);
+            // In the background nobody sees what the program ends with.
+            tracing::error!("{error}");
+            Ok(Exit::from(error.kind()))
+        }
+        _ => Ok(Exit::Done),
+    }
+}
