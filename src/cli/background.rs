@@ -25,7 +25,12 @@ impl Background {
     pub(crate) fn is_wanted() -> Option<Self> {
         let waiting: i32 = std::env::var(WAITING).ok()?.parse().ok()?;
         let parent = rustix::process::getppid()?.as_raw_nonzero().get();
-        (parent == waiting).then_some(Self(()))
+        if parent != waiting {
+            return None;
+        }
+        // It was started as /proc/self/exe; ps and pgrep are to find it by its name. Only that is lost on failure.
+        let _ = rustix::thread::set_name(c"snapbrowse");
+        Some(Self(()))
     }
 
     /// Lets the first process end with success, and leaves its session, its terminal and its directory.

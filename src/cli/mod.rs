@@ -48,7 +48,7 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    if let Some(code) = fuse::watch(std::env::args_os()) {
+    if let Some(code) = fuse::run_task(std::env::args_os()) {
         return code;
     }
     // clap prints help, versions and usage errors itself, with exit code 0 or 2 as ours.

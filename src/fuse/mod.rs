@@ -33,7 +33,21 @@ mod needs;
 pub use mount::{Mount, MountOptions};
 pub use mountpoint::Mountpoint;
 pub use unmount::unmount;
-pub use watchdog::{Watchdog, watch};
+pub use watchdog::Watchdog;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// The small tasks that this layer starts the program again for, under names of its own; `None` where `arguments`
+/// (the whole command line) name none of them. To be called before anything else.
+pub fn run_task(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    let name = arguments.next()?;
+    match name.to_str()? {
+        watchdog::NAME => watchdog::watch(arguments),
+        unmount::ASK_NAME => unmount::ask(arguments),
+        _ => None,
+    }
+}
 
 #[cfg(doc)]
 use crate::fs::Filesystem;

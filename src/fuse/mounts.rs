@@ -19,8 +19,8 @@ pub(super) struct Mounted {
     pub(super) device: String,
     pub(super) mountpoint: PathBuf,
     pub(super) fs_type: String,
-    /// Who mounted it, where the file system says so (FUSE does).
-    pub(super) user_id: Option<u32>,
+    /// The user and group that mounted it, where the file system says so (FUSE does).
+    pub(super) owner: Option<(u32, u32)>,
 }
 
 impl Mounted {
@@ -40,11 +40,12 @@ impl Mounted {
         let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
         let fs_type = String::from_utf8(fields.next()?.to_vec()).ok()?;
         let super_options = std::str::from_utf8(fields.nth(1)?).ok()?;
-        let user_id = super_options
-            .split(',')
-            .find_map(|option| option.strip_prefix("user_id="))
-            .and_then(|id| id.parse().ok());
-        Some(Self { device, mountpoint, fs_type, user_id })
+        let id = |name| {
+            let mut options = super_options.split(',');
+            options.find_map(|option| option.strip_prefix(name)).and_then(|id| id.parse().ok())
+        };
+        let owner = id("user_id=").zip(id("group_id="));
+        Some(Self { device, mountpoint, fs_type, owner })
     }
 
     pub(super) fn is_ours(&self) -> bool {
@@ -127,12 +128,12 @@ mod tests {
 
     #[test]
     fn a_mount_with_optional_fields_and_a_space_in_its_path() {
-        let line = br"36 35 0:45 / /mnt/a\040b\134c ro,nosuid shared:1 master:2 - fuse.snapbrowse iscsi://h/t/1 ro,user_id=1000,group_id=1000";
+        let line = br"36 35 0:45 / /mnt/a\040b\134c ro,nosuid shared:1 master:2 - fuse.snapbrowse iscsi://h/t/1 ro,user_id=1000,group_id=100";
         let mounted = Mounted::parse(line).unwrap();
         assert_eq!(mounted.device, "0:45");
         assert_eq!(mounted.mountpoint, Path::new(r"/mnt/a b\c"));
         assert!(mounted.is_ours());
-        assert_eq!(mounted.user_id, Some(1000));
+        assert_eq!(mounted.owner, Some((1000, 100)));
     }
 
     #[test]
@@ -140,7 +141,7 @@ mod tests {
         let line = b"22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw";
         let mounted = Mounted::parse(line).unwrap();
         assert!(!mounted.is_ours());
-        assert_eq!(mounted.user_id, None);
+        assert_eq!(mounted.owner, None);
         assert_eq!(Mounted::parse(b"22 1 8:1 / / rw,relatime"), None);
         assert_eq!(Mounted::parse(b""), None);
     }

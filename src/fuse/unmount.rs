@@ -1,7 +1,10 @@
 //! Taking a mount away from outside, and waiting for the process behind it.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -28,7 +31,7 @@ pub fn unmount(path: &Path, patience: Duration) -> Result<()> {
             format!("{}: nothing of snapbrowse's is mounted there", path.display()),
         )
     })?;
-    let process = process_behind(&mountpoint)?;
+    let process = process_behind(&mounted)?;
     mounted.unmount(Lazily::No)?;
     match process {
         Some(process) => wait(&process, patience).map_err(|error| error.context(path.display())),
@@ -54,23 +57,60 @@ fn resolve(path: &Path) -> Result<PathBuf> {
 }
 
 /// A handle on the process that serves a mount; `None` where there is none any more, or where it does not say.
-fn process_behind(mountpoint: &Path) -> Result<Option<OwnedFd>> {
-    let mut answer = [0; 16];
-    let Ok(len) = rustix::fs::getxattr(mountpoint, PROCESS_XATTR, &mut answer) else {
+fn process_behind(mounted: &Mounted) -> Result<Option<OwnedFd>> {
+    let pid = match asked(&mounted.mountpoint) {
+        // Not even root may look into a user's mount; the user may.
+        Err(rustix::io::Errno::ACCESS) => ask_as_owner(mounted),
+        answer => answer.ok(),
+    };
+    let Some(pid) = pid.and_then(|text| text.trim().parse().ok()).and_then(Pid::from_raw) else {
         return Ok(None);
     };
-    let pid = std::str::from_utf8(&answer[..len])
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .and_then(Pid::from_raw);
-    let Some(pid) = pid else { return Ok(None) };
     match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
         Ok(handle) => Ok(Some(handle)),
         Err(rustix::io::Errno::SRCH) => Ok(None),
         Err(errno) => {
-            Err(Error::io(format_args!("watch process {}", pid.as_raw_nonzero()), errno.into()))
+            let what = format!("watch process {}", pid.as_raw_nonzero());
+            Err(Error::io(what, errno.into()))
         }
     }
+}
+
+/// The number of the process, as it says itself.
+fn asked(mountpoint: &Path) -> rustix::io::Result<String> {
+    let mut answer = [0; 16];
+    let len = rustix::fs::getxattr(mountpoint, PROCESS_XATTR, &mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..len]).into_owned())
+}
+
+/// The same, asked by another process under the account of whoever mounted it.
+fn ask_as_owner(mounted: &Mounted) -> Option<String> {
+    let (user, group) = mounted.owner?;
+    let output = Command::new("/proc/self/exe")
+        .arg0(ASK_NAME)
+        .arg(&mounted.mountpoint)
+        .uid(user)
+        .gid(group)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    String::from_utf8(output.stdout).ok()
+}
+
+/// The name that such a process is started under, and knows its task by.
+pub(super) const ASK_NAME: &str = "snapbrowse-ask";
+
+/// The task of that process, with the arguments after its name.
+pub(super) fn ask(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    let mountpoint = PathBuf::from(arguments.next()?);
+    Some(match asked(&mountpoint) {
+        Ok(answer) => {
+            println!("{answer}");
+            ExitCode::SUCCESS
+        }
+        Err(_) => ExitCode::FAILURE,
+    })
 }
 
 fn wait(process: &OwnedFd, patience: Duration) -> Result<()> {

@@ -14,7 +14,7 @@ use super::mounts::{FS_TYPE, Mounted};
 use crate::error::{Error, Result};
 
 /// The name that the second process is started under, and knows its task by.
-const NAME: &str = "snapbrowse-watchdog";
+pub(super) const NAME: &str = "snapbrowse-watchdog";
 
 /// What it hears when there is nothing left to do.
 const DISMISSED: u8 = b'.';
@@ -58,14 +58,11 @@ impl Watchdog {
     }
 }
 
-/// The whole life of the second process; `None` where this process is not it.
-pub fn watch(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
-    if arguments.next()? != NAME {
-        return None;
-    }
+/// The task of a process that was started by [`Watchdog::start`], with the arguments after its name.
+pub(super) fn watch(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let device = arguments.next()?.into_string().ok()?;
     let mountpoint = PathBuf::from(arguments.next()?);
-    let mounted = Mounted { device, mountpoint, fs_type: FS_TYPE.to_owned(), user_id: None };
+    let mounted = Mounted { device, mountpoint, fs_type: FS_TYPE.to_owned(), owner: None };
     let mut byte = [0];
     let dismissed = std::io::stdin().read_exact(&mut byte).is_ok();
     // There is nobody to tell of a failure.
