@@ -46,7 +46,9 @@ impl Session {
     pub async fn login(portals: &[Portal], target: &str, config: &Config) -> Result<Self> {
         let isid = random_isid()?;
         let login_target = LoginTarget::Normal(target.to_owned());
-        let connection = log_in_patiently(portals, &login_target, config, isid).await?;
+        let connection = log_in_patiently(portals, &login_target, config, isid)
+            .await
+            .map_err(|error| error.context(target))?;
         let alias = connection.negotiated.target_alias.clone();
         let handle = Driver::spawn(connection, config, login_target, isid, portals);
         Ok(Self { handle, target: target.to_owned(), alias })
