@@ -58,7 +58,7 @@ fn by_sfdisk(disk: &Path) -> Vec<(String, u64, u64)> {
 
 fn by_scan(scan: &Scan) -> Vec<(String, u64, u64)> {
     let volumes = scan.volumes.iter();
-    volumes.map(|v| (v.name.clone(), v.range.start, v.range.end - v.range.start)).collect()
+    volumes.map(|v| (v.name.clone(), v.range.clone().unwrap().start, v.size)).collect()
 }
 
 #[test]

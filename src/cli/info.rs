@@ -74,7 +74,9 @@ pub(crate) struct DeviceInfo {
 #[derive(Serialize)]
 pub(crate) struct VolumeInfo {
     name: String,
-    offset: u64,
+    /// Absent for a logical volume, which lies in pieces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
     size: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
     partition_type: String,
@@ -127,8 +129,8 @@ impl DeviceInfo {
         let describe = |volume: Volume| {
             let info = VolumeInfo {
                 name: volume.name.clone(),
-                offset: volume.range.start,
-                size: volume.range.end.saturating_sub(volume.range.start),
+                offset: volume.range.as_ref().map(|range| range.start),
+                size: volume.size,
                 partition_type: volume.partition_type.clone(),
                 label: volume.label.clone(),
                 content: content_name(volume.content),

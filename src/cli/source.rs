@@ -202,6 +202,11 @@ fn choose<'a>(scan: &'a Scan, name: Option<&str>) -> Result<&'a Volume> {
         // A damaged superblock has no signature; whoever names such a volume gets the reader's own verdict.
         return match volume.content {
             Content::Ext | Content::Unknown => Ok(volume),
+            Content::PhysicalVolume => Err(Error::new(
+                ErrorKind::NoFilesystem,
+                format!("volume {name} is an LVM2 physical volume; found {}", list(scan)),
+            )
+            .with_hint("name one of its logical volumes, as GROUP/VOLUME")),
             Content::Other(what) => Err(Error::new(
                 ErrorKind::NoFilesystem,
                 format!("volume {name} holds {what}, which is not read here"),
@@ -229,8 +234,7 @@ fn list(scan: &Scan) -> String {
         return "no volumes".to_owned();
     }
     let describe = |volume: &Volume| {
-        let size = show_size(volume.range.end.saturating_sub(volume.range.start));
-        format!("{} ({}, {size})", volume.name, content_name(volume.content))
+        format!("{} ({}, {})", volume.name, content_name(volume.content), show_size(volume.size))
     };
     scan.volumes.iter().map(describe).collect::<Vec<_>>().join(", ")
 }
@@ -239,6 +243,7 @@ fn list(scan: &Scan) -> String {
 pub(crate) fn content_name(content: Content) -> &'static str {
     match content {
         Content::Ext => "ext2/3/4",
+        Content::PhysicalVolume => "LVM2 physical volume",
         Content::Other(what) => what,
         Content::Unknown => "nothing known",
     }

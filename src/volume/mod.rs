@@ -1,6 +1,7 @@
-//! Partition tables: a device becomes named volumes, each a [`BlockSource`] of its own.
+//! Partition tables and LVM: a device becomes named volumes, each a [`BlockSource`] of its own.
 
 mod gpt;
+mod lvm;
 mod mbr;
 mod signature;
 #[cfg(test)]
@@ -29,7 +30,9 @@ pub enum Table {
 pub enum Content {
     /// ext2, ext3 or ext4.
     Ext,
-    /// Recognised by its signature, but not read here; the name is for people ("XFS", "LVM2 physical volume").
+    /// A physical volume of LVM2: its logical volumes are listed beside it.
+    PhysicalVolume,
+    /// Recognised by its signature, but not read here; the name is for people ("XFS", "NTFS").
     Other(&'static str),
     /// No known signature.
     Unknown,
@@ -38,15 +41,17 @@ pub enum Content {
 /// A named part of a device.
 #[derive(Clone)]
 pub struct Volume {
-    /// `p1`, `p2`, ... as the kernel numbers partitions; `whole` without a table.
+    /// `p1`, `p2`, ... as the kernel numbers partitions; `whole` without a table; `vg/lv` for a logical volume.
     pub name: String,
-    /// Where it lies on the device, in bytes.
-    pub range: Range<u64>,
+    /// Where it lies on the device, in bytes; `None` for a logical volume, which lies in pieces.
+    pub range: Option<Range<u64>>,
+    /// How long it claims to be, in bytes: more than its source has where it runs past the end of the device.
+    pub size: u64,
     /// Its bytes.
     pub source: Arc<dyn BlockSource>,
     /// What it holds.
     pub content: Content,
-    /// The partition's type in words (`Linux filesystem`, `0x83 Linux`), empty without a table.
+    /// The partition's type in words (`Linux filesystem`, `0x83 Linux`), empty where it is no partition.
     pub partition_type: String,
     /// The partition's own name (GPT), empty where it has none.
     pub label: String,
@@ -91,13 +96,14 @@ pub async fn scan(device: &Arc<dyn BlockSource>) -> Result<Scan> {
         let content = signature::probe(device.as_ref()).await?;
         let whole = Volume {
             name: "whole".to_owned(),
-            range: 0..device.len(),
+            range: Some(0..device.len()),
+            size: device.len(),
             source,
             content,
             partition_type: String::new(),
             label: String::new(),
         };
-        return Ok(Scan { table, volumes: vec![whole], warnings });
+        return with_logical_volumes(Scan { table, volumes: vec![whole], warnings }).await;
     }
     partitions.sort_by_key(|partition| partition.number);
     if partitions.len() > PARTITIONS_MAX {
@@ -117,7 +123,31 @@ pub async fn scan(device: &Arc<dyn BlockSource>) -> Result<Scan> {
     for partition in partitions {
         volumes.push(volume(device, partition, &mut warnings).await?);
     }
-    Ok(Scan { table, volumes, warnings })
+    with_logical_volumes(Scan { table, volumes, warnings }).await
+}
+
+/// Adds the logical volumes that the physical ones hold.
+async fn with_logical_volumes(mut scan: Scan) -> Result<Scan> {
+    let physical = scan
+        .volumes
+        .iter()
+        .filter(|volume| volume.content == Content::PhysicalVolume)
+        .map(|volume| (volume.name.clone(), Arc::clone(&volume.source)))
+        .collect();
+    let found = lvm::assemble(physical).await;
+    scan.warnings.extend(found.warnings);
+    for (name, source) in found.volumes {
+        scan.volumes.push(Volume {
+            name,
+            range: None,
+            size: source.len(),
+            content: signature::probe(source.as_ref()).await?,
+            source,
+            partition_type: String::new(),
+            label: String::new(),
+        });
+    }
+    Ok(scan)
 }
 
 /// Reads the partition table, if there is one.
@@ -204,7 +234,8 @@ async fn volume(
     };
     Ok(Volume {
         name,
-        range: partition.range,
+        size: end.saturating_sub(start),
+        range: Some(partition.range),
         source: Arc::new(source),
         content,
         partition_type: partition.kind,

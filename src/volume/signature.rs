@@ -10,13 +10,18 @@ pub(super) const HEAD: u64 = 68 << 10;
 
 /// Bytes that stand at a fixed place.
 struct Magic {
-    name: &'static str,
+    content: Content,
     offset: u64,
     bytes: &'static [u8],
 }
 
 const fn magic(name: &'static str, offset: u64, bytes: &'static [u8]) -> Magic {
-    Magic { name, offset, bytes }
+    Magic { content: Content::Other(name), offset, bytes }
+}
+
+/// The label stands in one of the first four sectors.
+const fn lvm2_label(sector: u64) -> Magic {
+    Magic { content: Content::PhysicalVolume, offset: sector * 512 + 24, bytes: b"LVM2 001" }
 }
 
 /// Signatures within [`HEAD`], what contains others before what is contained: a LUKS volume may still hold the
@@ -24,10 +29,10 @@ const fn magic(name: &'static str, offset: u64, bytes: &'static [u8]) -> Magic {
 const NEAR: &[Magic] = &[
     magic("LUKS encrypted volume", 0, b"LUKS\xba\xbe"),
     magic("BitLocker encrypted volume", 3, b"-FVE-FS-"),
-    magic("LVM2 physical volume", 24, b"LVM2 001"),
-    magic("LVM2 physical volume", 512 + 24, b"LVM2 001"),
-    magic("LVM2 physical volume", 1024 + 24, b"LVM2 001"),
-    magic("LVM2 physical volume", 1536 + 24, b"LVM2 001"),
+    lvm2_label(0),
+    lvm2_label(1),
+    lvm2_label(2),
+    lvm2_label(3),
     magic("Linux software RAID member", 0, b"\xfc\x4e\x2b\xa9"),
     magic("Linux software RAID member", 4096, b"\xfc\x4e\x2b\xa9"),
     magic(
@@ -92,7 +97,7 @@ pub(super) async fn probe(volume: &dyn BlockSource) -> Result<Content> {
         return Ok(content);
     }
     if stands(volume, VMFS.offset, VMFS.bytes).await? {
-        return Ok(Content::Other(VMFS.name));
+        return Ok(VMFS.content);
     }
     // Format 1.0: 8 KiB before the end, down to a multiple of 4 KiB; 0.90: the last whole 64 KiB.
     let places =
@@ -110,8 +115,8 @@ pub(super) fn near(head: &[u8]) -> Content {
     // LUKS, LVM and the like first: an old superblock may have survived beneath them.
     if let Some(found) = NEAR.iter().find(|magic| is_at(head, magic)) {
         // FAT leaves its mark where boot code of other file systems may have it too; ext lies behind the boot block.
-        if !(found.offset < 1024 && found.name == "FAT" && is_ext(head)) {
-            return Content::Other(found.name);
+        if !(found.offset < 1024 && found.content == Content::Other("FAT") && is_ext(head)) {
+            return found.content;
         }
     }
     if is_ext(head) {
@@ -215,7 +220,7 @@ mod tests {
     async fn every_signature_is_recognised() {
         for magic in NEAR.iter().chain([&VMFS]) {
             let found = content(4 << 20, &[(magic.offset, magic.bytes)]).await;
-            assert_eq!(found, Content::Other(magic.name), "at {}", magic.offset);
+            assert_eq!(found, magic.content, "at {}", magic.offset);
         }
     }
 

@@ -160,7 +160,10 @@ fn gpt_disk(sector: u32, primary: &Gpt) -> Disk {
 }
 
 fn ranges(scan: &Scan) -> Vec<(&str, Range<u64>)> {
-    scan.volumes.iter().map(|volume| (volume.name.as_str(), volume.range.clone())).collect()
+    scan.volumes
+        .iter()
+        .map(|volume| (volume.name.as_str(), volume.range.clone().unwrap()))
+        .collect()
 }
 
 fn has_warning(scan: &Scan, part: &str) -> bool {
