@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use crate::chap::Chap;
 use crate::connection;
@@ -257,7 +257,7 @@ impl Shared {
 /// A target that listens until it is dropped.
 pub struct Server {
     shared: Arc<Shared>,
-    listeners: Mutex<Vec<Option<AbortHandle>>>,
+    listeners: Mutex<Vec<Option<JoinHandle<()>>>>,
 }
 
 impl Server {
@@ -344,10 +344,12 @@ impl Server {
         self.shared.order(Order::Send(message), |_| true);
     }
 
-    /// A portal stops listening and its connections end.
-    pub fn stop_portal(&self, index: usize, how: Close) {
-        if let Some(listener) = lock(&self.listeners)[index].take() {
+    /// A portal stops listening and its connections end; afterwards connections are refused.
+    pub async fn stop_portal(&self, index: usize, how: Close) {
+        let listener = lock(&self.listeners)[index].take();
+        if let Some(listener) = listener {
             listener.abort();
+            let _ = listener.await;
         }
         self.shared.order(Order::Close(how), |entry| entry.portal == index);
     }
@@ -369,7 +371,7 @@ impl Drop for Server {
     }
 }
 
-fn listen(shared: &Arc<Shared>, index: usize, socket: TcpListener) -> AbortHandle {
+fn listen(shared: &Arc<Shared>, index: usize, socket: TcpListener) -> JoinHandle<()> {
     let shared = Arc::clone(shared);
     let accept = async move {
         loop {
@@ -379,7 +381,7 @@ fn listen(shared: &Arc<Shared>, index: usize, socket: TcpListener) -> AbortHandl
             }
         }
     };
-    tokio::spawn(accept).abort_handle()
+    tokio::spawn(accept)
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -331,7 +331,7 @@ async fn events_from_outside_reach_every_session() {
     server.send_async(AsyncMessage::LogoutRequest(3));
     let message = client.receive().await.unwrap();
     assert_eq!((message.opcode(), message.bhs[36], message.bhs[43]), (response::ASYNC, 1, 3));
-    server.stop_portal(0, Close::Fin);
+    server.stop_portal(0, Close::Fin).await;
     assert!(client.receive().await.is_none());
     server.start_portal(0).await.unwrap();
     let mut client = Client::login(&server, "").await;

@@ -1,0 +1,14 @@
+//! Whatever a target or a network does wrong: right data, or a clear error within the deadline.
+//!
+//! Never wrong data, never a hang, never a log that fills a disk. The target is `tools/target` with a script of
+//! faults; every answer is compared by digest with what the disk holds.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod connection;
+mod data;
+mod discovery;
+mod load;
+mod login;
+mod rig;
+mod status;
+mod wire;
