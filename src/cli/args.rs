@@ -10,7 +10,7 @@ use crate::fs::ext::JournalMode;
 use crate::iscsi::DigestPolicy;
 
 use super::units;
-use super::{cat, discover, extract, info, ls, mount, stat, umount};
+use super::{cat, discover, extract, find, info, ls, mount, stat, umount};
 
 const ABOUT: &str =
     "Browse and restore files from iSCSI SAN snapshots, without root, kernel sessions or fsck";
@@ -49,6 +49,7 @@ pub(crate) enum Command {
     Info(info::Args),
     Ls(ls::Args),
     Stat(stat::Args),
+    Find(find::Args),
     Cat(cat::Args),
     Extract(extract::Args),
     Mount(mount::Args),

@@ -1,15 +1,11 @@
 //! One file of the image as `ls`, `stat` and `find` show it.
 
-use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::fs::{Attr, DirEntry, FileType, Filesystem, Ino};
+use crate::fs::{Attr, FileType, Filesystem};
 
 use super::output::{json_name, rfc3339};
-
-/// How many inodes are asked for at the same time; those of one directory lie close together.
-const IN_FLIGHT: usize = 64;
 
 /// A path with what it stands for.
 #[derive(Clone, Debug)]
@@ -133,46 +129,6 @@ pub(crate) fn mode_string(attr: &Attr) -> String {
     shown
 }
 
-/// All entries of a directory but `.` and `..`, by name.
-pub(crate) async fn list(filesystem: &dyn Filesystem, directory: Ino) -> Result<Vec<DirEntry>> {
-    let mut entries: Vec<DirEntry> = Vec::new();
-    let mut cookie = 0;
-    loop {
-        let batch = filesystem.readdir(directory, cookie).await?;
-        let Some(last) = batch.last() else { break };
-        cookie = last.cookie;
-        entries.extend(batch.into_iter().filter(|entry| entry.name != b"." && entry.name != b".."));
-    }
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
-}
-
-/// What the entries of a directory stand for, in the same order, each with its own failure.
-pub(crate) async fn read_all(
-    filesystem: &dyn Filesystem,
-    entries: Vec<DirEntry>,
-) -> Vec<(Vec<u8>, Result<Entry>)> {
-    let inodes: Vec<Ino> = entries.iter().map(|entry| entry.ino).collect();
-    filesystem.prefetch_inodes(&inodes);
-    let one = |entry: DirEntry| async move {
-        let read = async {
-            let attr = filesystem.getattr(entry.ino).await?;
-            Entry::read(filesystem, entry.name.clone(), attr).await
-        };
-        let result = read.await;
-        (entry.name, result)
-    };
-    stream::iter(entries).map(one).buffered(IN_FLIGHT).collect().await
-}
-
-/// `directory` and a name in it.
-pub(crate) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut path = directory.strip_suffix(b"/").unwrap_or(directory).to_vec();
-    path.push(b'/');
-    path.extend_from_slice(name);
-    path
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,19 +147,5 @@ mod tests {
             fs.node(ino).attr.permissions = permissions;
             assert_eq!(mode_string(&fs.getattr(ino).await.unwrap()), shown);
         }
-    }
-
-    #[tokio::test]
-    async fn a_listing_is_sorted_and_whole() {
-        let mut fs = MemoryFs::new();
-        for n in (0..40).rev() {
-            fs.file(&format!("/{n:02}"), b"");
-        }
-        let entries = list(&fs, fs.root()).await.unwrap();
-        let all = read_all(&fs, entries).await;
-        let names: Vec<_> =
-            all.into_iter().map(|(name, entry)| (name, entry.unwrap().path)).collect();
-        assert_eq!(names.len(), 40);
-        assert!(names.is_sorted() && names.iter().all(|(name, path)| name == path));
     }
 }

@@ -1,14 +1,14 @@
 //! `snapbrowse ls`.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::fs::walk::{self, Found, Listing, Walk};
 use crate::fs::{Attr, DeviceNumber, FileType, Filesystem, Ino, LastLink, resolve};
 
 use super::args::SourceArg;
-use super::entry::{self, Entry, mode_string};
+use super::entry::{Entry, mode_string};
 use super::exit::Exit;
 use super::output::{Output, local_time};
 use super::source::{self, Context};
@@ -38,7 +38,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
     source::with_filesystem(context, &args.source, async |opened| {
         let filesystem = &*opened.filesystem;
-        let mut listing = Listing {
+        let mut listing = Lister {
             filesystem,
             out: Output::new(),
             long: args.long,
@@ -49,18 +49,21 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
         let last = if args.long { LastLink::Keep } else { LastLink::Follow };
         let path = args.path.as_bytes();
         let attr = resolve(filesystem, path, last).await?;
-        if attr.file_type == FileType::Directory {
-            listing.directory(path.to_vec(), attr.ino, args.recursive).await?;
-        } else {
+        if attr.file_type != FileType::Directory {
             let entry = Entry::read(filesystem, path.to_vec(), attr).await?;
             listing.show(path, &[entry])?;
+        } else if args.long || args.recursive || context.settings.json {
+            listing.directory(path.to_vec(), attr.ino, args.recursive).await?;
+        } else {
+            let named = |error: Error| error.context(String::from_utf8_lossy(path));
+            listing.names(attr.ino).await.map_err(named)?;
         }
         listing.finish()
     })
     .await
 }
 
-struct Listing<'a> {
+struct Lister<'a> {
     filesystem: &'a dyn Filesystem,
     out: Output,
     long: bool,
@@ -74,21 +77,23 @@ struct JsonList {
     started: bool,
 }
 
-impl Listing<'_> {
+impl Lister<'_> {
+    /// Names alone: no inode is needed, and each one saved is a read over the network saved.
+    async fn names(&mut self, directory: Ino) -> Result<()> {
+        for entry in walk::names(self.filesystem, directory).await? {
+            self.out.name(&entry.name)?;
+            self.out.line("")?;
+        }
+        Ok(())
+    }
+
+    /// Entries with their inodes.
     async fn directory(&mut self, path: Vec<u8>, ino: Ino, recursive: bool) -> Result<()> {
-        // The next directory last; each with the path that led to it.
-        let mut pending = vec![(path, ino)];
-        let mut seen = HashSet::new();
+        let mut walk = Walk::new(self.filesystem);
+        walk.enter(vec![(path, ino)]);
         let mut first = true;
-        while let Some((path, ino)) = pending.pop() {
-            if !seen.insert(ino) {
-                tracing::warn!(
-                    "{}: {ino} was listed already; not listed again",
-                    String::from_utf8_lossy(&path)
-                );
-                continue;
-            }
-            let entries = match entry::list(self.filesystem, ino).await {
+        while let Some(Listing { path, entries }) = walk.next().await {
+            let entries = match entries {
                 Ok(entries) => entries,
                 Err(error) => {
                     self.tally.failed(&error.context(String::from_utf8_lossy(&path)));
@@ -104,32 +109,25 @@ impl Listing<'_> {
                 self.out.line(":")?;
             }
             first = false;
-            let before = pending.len();
-            // Plain names need no inode, and each one saved is a read over the network saved.
-            if self.long || self.json.is_some() || recursive {
-                let mut shown = Vec::with_capacity(entries.len());
-                for (name, result) in entry::read_all(self.filesystem, entries).await {
-                    match result {
-                        Ok(entry) => {
-                            if recursive && entry.attr.file_type == FileType::Directory {
-                                pending.push((entry::join(&path, &name), entry.attr.ino));
-                            }
-                            shown.push(entry);
+            let mut shown = Vec::with_capacity(entries.len());
+            let mut inside = Vec::new();
+            for Found { name, attr } in entries {
+                let entry = async { Entry::read(self.filesystem, name.clone(), attr?).await };
+                match entry.await {
+                    Ok(entry) => {
+                        if recursive && entry.attr.file_type == FileType::Directory {
+                            inside.push((walk::join(&path, &name), entry.attr.ino));
                         }
-                        Err(error) => {
-                            let path = entry::join(&path, &name);
-                            self.tally.failed(&error.context(String::from_utf8_lossy(&path)));
-                        }
+                        shown.push(entry);
+                    }
+                    Err(error) => {
+                        let path = walk::join(&path, &name);
+                        self.tally.failed(&error.context(String::from_utf8_lossy(&path)));
                     }
                 }
-                self.show(&path, &shown)?;
-            } else {
-                for entry in entries {
-                    self.out.name(&entry.name)?;
-                    self.out.line("")?;
-                }
             }
-            pending[before..].reverse();
+            walk.enter(inside);
+            self.show(&path, &shown)?;
         }
         Ok(())
     }
@@ -140,7 +138,7 @@ impl Listing<'_> {
             for entry in entries {
                 let mut entry = entry.clone();
                 if entry.path != path {
-                    entry.path = entry::join(path, &entry.path);
+                    entry.path = walk::join(path, &entry.path);
                 }
                 self.out.text(if std::mem::replace(&mut list.started, true) {
                     ",\n"

@@ -8,6 +8,7 @@ mod discover;
 mod entry;
 mod exit;
 mod extract;
+mod find;
 mod info;
 mod initiator;
 mod log;
@@ -86,6 +87,7 @@ async fn one_shot(context: Arc<Context>, command: Command) -> Result<Exit> {
         Command::Info(args) => info::run(&context, args).await,
         Command::Ls(args) => ls::run(&context, args).await,
         Command::Stat(args) => stat::run(&context, args).await,
+        Command::Find(args) => find::run(&context, args).await,
         Command::Cat(args) => cat::run(&context, args).await,
         Command::Extract(args) => extract::run(&context, args).await,
         Command::Mount(_) | Command::Umount(_) => unreachable!("run takes these two aside"),

@@ -6,6 +6,7 @@ pub mod ext4_view;
 #[cfg(test)]
 pub(crate) mod memory;
 mod path;
+pub mod walk;
 
 use std::future::Future;
 use std::ops::Range;

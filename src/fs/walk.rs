@@ -1,0 +1,206 @@
+//! Through a tree in order, with the next directories being read while the caller works on one.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, stream};
+
+use crate::error::{Error, ErrorKind, Result};
+
+use super::{Attr, DirEntry, Filesystem, Ino};
+
+/// Directories that are read ahead of the caller.
+const AHEAD: usize = 16;
+
+/// Inodes of one directory that are asked for at the same time; those of one directory lie close together.
+const INODES: usize = 64;
+
+/// One entry of a directory with what it stands for.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The name.
+    pub name: Vec<u8>,
+    /// Its inode, or why that cannot be read.
+    pub attr: Result<Attr>,
+}
+
+/// One directory of a [`Walk`].
+#[derive(Debug)]
+pub struct Listing {
+    /// The path that led to it, as it was given to [`Walk::enter`].
+    pub path: Vec<u8>,
+    /// Its entries by name, without `.` and `..`, or why it cannot be read.
+    pub entries: Result<Vec<Found>>,
+}
+
+/// A way through directories: those that were entered last come first.
+pub struct Walk<'a> {
+    filesystem: &'a dyn Filesystem,
+    /// The next directory last, each with its ticket.
+    pending: Vec<(u64, Vec<u8>, Ino)>,
+    tickets: u64,
+    reading: FuturesUnordered<Pin<Box<dyn Future<Output = Ready> + Send + 'a>>>,
+    /// What was read before its turn.
+    ready: HashMap<u64, Result<Vec<Found>>>,
+    started: HashSet<u64>,
+    seen: HashSet<Ino>,
+}
+
+type Ready = (u64, Result<Vec<Found>>);
+
+impl<'a> Walk<'a> {
+    /// A walk that has entered nothing yet.
+    pub fn new(filesystem: &'a dyn Filesystem) -> Self {
+        Self {
+            filesystem,
+            pending: Vec::new(),
+            tickets: 0,
+            reading: FuturesUnordered::new(),
+            ready: HashMap::new(),
+            started: HashSet::new(),
+            seen: HashSet::new(),
+        }
+    }
+
+    /// Puts directories before all that wait, the first of them next.
+    pub fn enter(&mut self, directories: Vec<(Vec<u8>, Ino)>) {
+        for (path, ino) in directories.into_iter().rev() {
+            self.pending.push((self.tickets, path, ino));
+            self.tickets += 1;
+        }
+    }
+
+    /// The next directory. One that was met before is an error in its listing: a tree has no second way.
+    pub async fn next(&mut self) -> Option<Listing> {
+        for (ticket, _, ino) in self.pending.iter().rev().take(AHEAD) {
+            if self.started.insert(*ticket) {
+                let (filesystem, ticket, ino) = (self.filesystem, *ticket, *ino);
+                self.reading.push(Box::pin(async move { (ticket, list(filesystem, ino).await) }));
+            }
+        }
+        let (ticket, path, ino) = self.pending.pop()?;
+        let entries = loop {
+            if let Some(entries) = self.ready.remove(&ticket) {
+                break entries;
+            }
+            let (other, entries) = self
+                .reading
+                .next()
+                .await
+                .expect("a directory in front is being read until it is ready");
+            self.ready.insert(other, entries);
+        };
+        self.started.remove(&ticket);
+        let entries = if self.seen.insert(ino) {
+            entries
+        } else {
+            Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{ino} is a directory that stands elsewhere already"),
+            ))
+        };
+        Some(Listing { path, entries })
+    }
+}
+
+/// All entries of a directory but `.` and `..`, by name, each with its inode.
+///
+/// # Errors
+/// Those of the directory itself.
+pub async fn list(filesystem: &dyn Filesystem, directory: Ino) -> Result<Vec<Found>> {
+    let entries = names(filesystem, directory).await?;
+    let inodes: Vec<Ino> = entries.iter().map(|entry| entry.ino).collect();
+    filesystem.prefetch_inodes(&inodes);
+    let look = |entry: DirEntry| async move {
+        Found { name: entry.name, attr: filesystem.getattr(entry.ino).await }
+    };
+    Ok(stream::iter(entries).map(look).buffered(INODES).collect().await)
+}
+
+/// All entries of a directory but `.` and `..`, by name; no inode is read.
+///
+/// # Errors
+/// Those of the directory itself.
+pub async fn names(filesystem: &dyn Filesystem, directory: Ino) -> Result<Vec<DirEntry>> {
+    let mut entries: Vec<DirEntry> = Vec::new();
+    let mut cookie = 0;
+    loop {
+        let batch = filesystem.readdir(directory, cookie).await?;
+        let Some(last) = batch.last() else { break };
+        cookie = last.cookie;
+        entries.extend(batch.into_iter().filter(|entry| entry.name != b"." && entry.name != b".."));
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// `directory` and a name in it.
+pub fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = directory.strip_suffix(b"/").unwrap_or(directory).to_vec();
+    path.push(b'/');
+    path.extend_from_slice(name);
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::FileType;
+    use crate::fs::memory::MemoryFs;
+
+    /// The paths of all directories in the order of the walk.
+    async fn directories(fs: &MemoryFs) -> Vec<(String, Result<usize>)> {
+        let mut walk = Walk::new(fs);
+        walk.enter(vec![(b"/".to_vec(), fs.root())]);
+        let mut all = Vec::new();
+        while let Some(listing) = walk.next().await {
+            let path = String::from_utf8(listing.path.clone()).unwrap();
+            let entries = listing.entries.as_deref().unwrap_or_default();
+            let inside = entries.iter().filter_map(|found| {
+                let attr = found.attr.as_ref().unwrap();
+                let directory = attr.file_type == FileType::Directory;
+                directory.then(|| (join(&listing.path, &found.name), attr.ino))
+            });
+            walk.enter(inside.collect());
+            all.push((path, listing.entries.map(|entries| entries.len())));
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn a_tree_in_the_order_of_names() {
+        let mut fs = MemoryFs::new();
+        for a in (0..30).rev() {
+            for b in (0..3).rev() {
+                fs.file(&format!("/{a:02}/{b}/f"), b"");
+            }
+        }
+        let all = directories(&fs).await;
+        assert_eq!(all.len(), 1 + 30 + 90);
+        assert!(all.is_sorted_by_key(|(path, _)| path.clone()));
+        assert_eq!(all.iter().map(|(_, entries)| *entries.as_ref().unwrap()).sum::<usize>(), 210);
+    }
+
+    #[tokio::test]
+    async fn a_loop_ends() {
+        let mut fs = MemoryFs::new();
+        let a = fs.directory("/a");
+        fs.entry(a, b"self", a);
+        let all = directories(&fs).await;
+        assert_eq!(all.len(), 3);
+        assert_eq!(all[2].1.as_ref().unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[tokio::test]
+    async fn a_bad_directory_stops_nothing_else() {
+        let mut fs = MemoryFs::new();
+        let bad = fs.directory("/bad");
+        fs.node(bad).failure = Some(ErrorKind::BadChecksum);
+        fs.file("/good/f", b"");
+        let all = directories(&fs).await;
+        let failed: Vec<_> =
+            all.iter().map(|(path, entries)| (path.as_str(), entries.is_err())).collect();
+        assert_eq!(failed, [("/", false), ("/bad", true), ("/good", false)]);
+    }
+}
