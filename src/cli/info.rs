@@ -32,7 +32,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
     let device = source::open_device(context, &location).await?;
     let mut info = DeviceInfo::read(&location.to_string(), &device).await?;
     let mut tally = Tally::default();
-    let options = Options { journal: context.settings.journal };
+    let options = Options { journal: context.settings.journal, ..Default::default() };
     for (volume, scanned) in &mut info.volumes {
         let wanted = context.settings.volume.as_ref().is_none_or(|name| *name == volume.name);
         if scanned.content != Content::Ext || !wanted {

@@ -155,7 +155,7 @@ pub(crate) async fn open(context: &Context, source: &SourceArg) -> Result<Opened
 
 /// Opens the file system on `volume` with the reader that was asked for.
 async fn read(context: &Context, volume: &Volume) -> Result<Arc<dyn Filesystem>> {
-    let options = ext::Options { journal: context.settings.journal };
+    let options = ext::Options { journal: context.settings.journal, ..Default::default() };
     let ext = Ext::open(Arc::clone(&volume.source), options).await?;
     Ok(match context.settings.engine {
         Engine::Native => Arc::new(ext),

@@ -47,6 +47,27 @@ fn with_more_reads_as_the_kernel_says(
             let found = attributes(&fs, Ino(entry.ino)).await;
             assert_eq!(found, expected, "{name}: {}", path.escape_ascii());
         }
+        let (expected, found) =
+            (rustix::fs::statvfs(kernel.path()).unwrap(), fs.statfs().await.unwrap());
+        let expected = [
+            expected.f_bsize,
+            expected.f_blocks,
+            expected.f_bfree,
+            expected.f_bavail,
+            expected.f_files,
+            expected.f_ffree,
+            expected.f_namemax,
+        ];
+        let found = [
+            u64::from(found.block_size),
+            found.blocks,
+            found.blocks_free,
+            found.blocks_available,
+            found.files,
+            found.files_free,
+            u64::from(found.name_max),
+        ];
+        assert_eq!(found, expected, "{name}: statfs");
         fs.check_unchanged().await.unwrap();
     });
 }

@@ -3,12 +3,14 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use super::dir::is_damage;
 use super::disk::Disk;
-use super::layout::corrupt;
+
 use super::layout::group::Group;
 use super::layout::inode::{Flags, Inode};
 use super::layout::map::MapNode;
 use super::layout::superblock::Superblock;
+use super::layout::{FsBlock, corrupt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Ino;
 
@@ -89,23 +91,40 @@ impl Disk {
         start..start + size
     }
 
-    async fn group(&self, number: u32) -> Result<Group> {
+    /// A group's descriptor, from a backup where it is damaged: an inode table never moves.
+    pub(super) async fn group(&self, number: u32) -> Result<Group> {
         if let Some(group) = self.groups.get(&number) {
             return Ok(group);
         }
-        let range = self.desc_bytes(number);
-        let bytes = self.read(range.start, usize::from(self.sb.desc_size)).await?.into_bytes();
-        let group = Group::parse(&self.sb, number, &bytes, self.verifies())?;
-        self.groups.insert(number, group, size_of::<Group>());
-        Ok(group)
+        let mut damage = None;
+        for block in self.sb.desc_block_copies(number / self.sb.descs_per_block()) {
+            match self.read_group(number, block).await {
+                Ok(group) => {
+                    if let Some(damage) = damage {
+                        tracing::warn!("{damage}: the copy in {block} was used instead");
+                    }
+                    self.groups.insert(number, group, size_of::<Group>());
+                    return Ok(group);
+                }
+                Err(error) if is_damage(&error) => damage = damage.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(damage.expect("a descriptor has at least one place"))
     }
 
-    fn desc_bytes(&self, number: u32) -> Range<u64> {
-        let per_block = self.sb.descs_per_block();
+    async fn read_group(&self, number: u32, block: FsBlock) -> Result<Group> {
+        let range = self.desc_bytes(number, block);
+        let bytes = self.read(range.start, usize::from(self.sb.desc_size)).await?.into_bytes();
+        Group::parse(&self.sb, number, &bytes, self.verifies())
+    }
+
+    /// Where a group's descriptor stands in a block of descriptors.
+    fn desc_bytes(&self, number: u32, block: FsBlock) -> Range<u64> {
         let size = u64::from(self.sb.desc_size);
-        let block = self.sb.desc_block(number / per_block);
-        let start = self.sb.byte_of(block) + u64::from(number % per_block) * size;
-        start..start + size
+        let index = number % self.sb.descs_per_block();
+        let start = self.sb.byte_of(block).saturating_add(u64::from(index) * size);
+        start..start.saturating_add(size)
     }
 
     /// Hints at the inodes' table blocks, in the order of the disk; where a group's descriptor is not at hand, at
@@ -118,7 +137,10 @@ impl Disk {
             };
             ranges.push(match self.groups.get(&group) {
                 Some(table) => self.inode_bytes(table, index),
-                None => self.desc_bytes(group),
+                None => {
+                    let block = self.sb.desc_block(group / self.sb.descs_per_block());
+                    self.desc_bytes(group, block)
+                }
             });
         }
         ranges.sort_unstable_by_key(|range| range.start);

@@ -14,7 +14,9 @@ mod map;
 mod naming;
 mod open;
 mod readahead;
+mod recover;
 mod statfs;
+mod superblocks;
 mod symlink;
 mod watch;
 mod xattrs;
@@ -42,6 +44,9 @@ const ROOT: Ino = Ino(2);
 pub struct Options {
     /// What to do about a journal that was not played back.
     pub journal: JournalMode,
+    /// The block of the superblock to use, in blocks of the file system; `None` for the primary one, or a backup where that
+    /// is damaged.
+    pub superblock: Option<u64>,
 }
 
 /// Facts about an open file system, for `info`.
@@ -153,7 +158,7 @@ impl Filesystem for Ext {
     }
 
     fn statfs(&self) -> Pending<'_, StatFs> {
-        Box::pin(async move { Ok(self.disk.statfs()) })
+        Box::pin(self.disk.statfs())
     }
 
     fn prefetch_inodes(&self, inodes: &[Ino]) {

@@ -1,20 +1,85 @@
-//! Sizes and counts of the whole file system.
+//! Sizes and counts of the whole file system (kernel: `ext4_statfs`).
 
 use super::dir::NAME_MAX;
 use super::disk::Disk;
+use super::layout::features::{Incompat, RoCompat};
+use super::layout::superblock::JournalPlace;
+use crate::error::Result;
 use crate::fs::StatFs;
 
+/// Beyond this many groups (2 TiB) the superblock's own counts have to do: those of the groups are more exact after a
+/// crash, but all descriptors would have to be read.
+const MOST_GROUPS: u32 = 1 << 14;
+
 impl Disk {
-    pub(super) fn statfs(&self) -> StatFs {
+    pub(super) async fn statfs(&self) -> Result<StatFs> {
         let sb = &self.sb;
-        StatFs {
+        let (free_blocks, free_inodes) = match self.count_free().await {
+            Ok(Some(counts)) => counts,
+            Ok(None) => (sb.free_blocks, u64::from(sb.free_inodes)),
+            Err(error) if super::dir::is_damage(&error) => {
+                (sb.free_blocks, u64::from(sb.free_inodes))
+            }
+            Err(error) => return Err(error),
+        };
+        let free_blocks = free_blocks.min(sb.blocks_count);
+        let overhead = self.overhead().await.min(sb.blocks_count);
+        let reserved = sb.reserved_blocks.saturating_add(self.reserved_by_kernel());
+        Ok(StatFs {
             block_size: sb.block_size,
-            blocks: sb.blocks_count,
-            blocks_free: sb.free_blocks,
-            blocks_available: sb.free_blocks.saturating_sub(sb.reserved_blocks),
+            blocks: sb.blocks_count - overhead,
+            blocks_free: free_blocks,
+            blocks_available: free_blocks.saturating_sub(reserved),
             files: u64::from(sb.inodes_count),
-            files_free: u64::from(sb.free_inodes),
+            files_free: free_inodes,
             name_max: NAME_MAX as u32,
+        })
+    }
+
+    /// Free blocks and inodes, summed over all groups.
+    async fn count_free(&self) -> Result<Option<(u64, u64)>> {
+        if self.sb.groups_count > MOST_GROUPS {
+            return Ok(None);
         }
+        let ratio = self.sb.cluster_size / self.block_size();
+        let (mut blocks, mut inodes) = (0_u64, 0_u64);
+        for number in 0..self.sb.groups_count {
+            let group = self.group(number).await?;
+            blocks = blocks.saturating_add(u64::from(group.free_clusters) * ratio);
+            inodes = inodes.saturating_add(u64::from(group.free_inodes));
+        }
+        Ok(Some((blocks, inodes)))
+    }
+
+    /// Clusters that the kernel keeps for extents that must be split (`ext4_set_resv_clusters`), in blocks.
+    fn reserved_by_kernel(&self) -> u64 {
+        if !self.sb.features.incompat.contains(Incompat::EXTENTS) {
+            return 0;
+        }
+        let ratio = self.sb.cluster_size / self.block_size();
+        (self.sb.blocks_count / ratio / 50).min(4096) * ratio
+    }
+
+    /// Blocks that hold metadata (`ext4_calculate_overhead`). With clusters only mke2fs knows.
+    async fn overhead(&self) -> u64 {
+        let sb = &self.sb;
+        if sb.features.ro_compat.contains(RoCompat::BIGALLOC) {
+            return sb.overhead.unwrap_or(0);
+        }
+        let inode_table =
+            (u64::from(sb.inodes_per_group) * u64::from(sb.inode_size)).div_ceil(self.block_size());
+        let groups: u64 = (0..sb.groups_count)
+            .map(|group| {
+                u64::from(sb.group_has_super(group)) + sb.group_desc_blocks(group) + inode_table + 2
+            })
+            .sum();
+        let journal = match sb.journal {
+            Some(JournalPlace::Inode(ino)) => match self.file(ino).await {
+                Ok(file) => file.inode.attr.size / self.block_size(),
+                Err(_) => 0,
+            },
+            _ => 0,
+        };
+        u64::from(sb.first_data_block) + groups + journal
     }
 }

@@ -45,6 +45,11 @@ fn header(bytes: &[u8]) -> Result<Header> {
     Ok(header)
 }
 
+/// Whether these bytes are a node of an extent tree.
+pub(super) fn has_magic(bytes: &[u8]) -> bool {
+    le16(bytes, 0) == Some(MAGIC)
+}
+
 /// The root of a tree, from the 60 bytes of `i_block`.
 ///
 /// # Errors

@@ -27,11 +27,15 @@ struct Raw {
     bg_checksum: U16,
 }
 
-/// What a reader needs of a group: where its inodes lie.
+/// What a reader needs of a group: where its inodes lie, and what is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
     /// The first block of its inode table; the whole table lies within the file system.
     pub inode_table: FsBlock,
+    /// Free clusters, which are blocks but for `bigalloc`.
+    pub free_clusters: u32,
+    /// Free inodes.
+    pub free_inodes: u32,
 }
 
 impl Group {
@@ -56,9 +60,12 @@ impl Group {
                 return Err(mismatch(u32::from(stored), u32::from(sum)));
             }
         }
-        let high = if bytes.len() >= 64 { super::le32(bytes, 0x28) } else { None };
+        let inode_table_hi = super::le32(bytes, 0x28).unwrap_or(0);
         let inode_table =
-            FsBlock(u64::from(raw.bg_inode_table_lo.get()) | u64::from(high.unwrap_or(0)) << 32);
+            FsBlock(u64::from(raw.bg_inode_table_lo.get()) | u64::from(inode_table_hi) << 32);
+        let wide = |lo: U16, hi_at| {
+            u32::from(lo.get()) | u32::from(super::le16(bytes, hi_at).unwrap_or(0)) << 16
+        };
         let table_blocks = (u64::from(sb.inodes_per_group) * u64::from(sb.inode_size))
             .div_ceil(u64::from(sb.block_size));
         if !sb.has_blocks(inode_table, table_blocks) {
@@ -67,7 +74,11 @@ impl Group {
                 sb.blocks_count
             )));
         }
-        Ok(Self { inode_table })
+        Ok(Self {
+            inode_table,
+            free_clusters: wide(raw.bg_free_blocks_count_lo, 0x2C),
+            free_inodes: wide(raw.bg_free_inodes_count_lo, 0x2E),
+        })
     }
 }
 

@@ -181,6 +181,35 @@ impl Inode {
         })
     }
 
+    /// A file of `size` bytes with this map and nothing else known of it, as the superblock keeps the journal's.
+    pub fn with_map(ino: Ino, i_block: [u8; 60], size: u64) -> Self {
+        let extents = extent::has_magic(&i_block);
+        let time = Timestamp::default();
+        Self {
+            attr: Attr {
+                ino,
+                file_type: FileType::Regular,
+                permissions: 0,
+                nlink: 1,
+                uid: 0,
+                gid: 0,
+                rdev: DeviceNumber::default(),
+                size,
+                blocks: 0,
+                atime: time,
+                mtime: time,
+                ctime: time,
+                crtime: None,
+                generation: 0,
+            },
+            flags: if extents { Flags::EXTENTS } else { Flags::empty() },
+            file_acl: 0,
+            i_block,
+            tail: Box::default(),
+            checksum_seed: None,
+        }
+    }
+
     /// The contents, where they lie in the inode itself: what fits into `i_block`, and the rest as an attribute. `None`
     /// where they lie in blocks.
     ///

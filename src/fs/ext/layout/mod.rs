@@ -15,6 +15,7 @@ pub mod indirect;
 pub mod inode;
 pub mod jbd2;
 pub mod map;
+pub mod mmp;
 pub mod superblock;
 pub mod xattr;
 

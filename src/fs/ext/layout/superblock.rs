@@ -439,6 +439,47 @@ impl Superblock {
         FsBlock(self.group_first_block(group).0 + after_super)
     }
 
+    /// Where all copies of the descriptor block number `index` stand, the one in use first.
+    pub fn desc_block_copies(&self, index: u32) -> impl Iterator<Item = FsBlock> + '_ {
+        let meta = self.features.incompat.contains(Incompat::META_BG);
+        let in_groups: Vec<u32> = if meta && index >= self.first_meta_bg {
+            // The second and the last group of the meta group.
+            let first = index.saturating_mul(self.descs_per_block());
+            vec![first.saturating_add(1), first.saturating_add(self.descs_per_block() - 1)]
+        } else {
+            [1, 3, 5, 7, 9].into_iter().chain(self.backup_bgs).collect()
+        };
+        let copies = in_groups.into_iter().filter_map(move |group| {
+            let has_super = self.group_has_super(group);
+            if group == 0 || group >= self.groups_count {
+                return None;
+            }
+            let first = self.group_first_block(group).0;
+            match meta && index >= self.first_meta_bg {
+                true => Some(FsBlock(first + u64::from(has_super))),
+                false => has_super.then(|| FsBlock(first + 1 + u64::from(index))),
+            }
+        });
+        std::iter::once(self.desc_block(index)).chain(copies)
+    }
+
+    /// How many blocks of a group hold descriptors, or are kept for more of them.
+    pub fn group_desc_blocks(&self, group: u32) -> u64 {
+        let meta = self.features.incompat.contains(Incompat::META_BG);
+        let per_block = self.descs_per_block();
+        if meta && group / per_block >= self.first_meta_bg {
+            return u64::from([0, 1, per_block - 1].contains(&(group % per_block)));
+        }
+        match self.group_has_super(group) {
+            false => 0,
+            true if meta => u64::from(self.first_meta_bg),
+            true => {
+                u64::from(self.groups_count.div_ceil(per_block))
+                    + u64::from(self.reserved_gdt_blocks)
+            }
+        }
+    }
+
     /// Whether `ino` may be named by a directory entry: the root, or one that is not reserved.
     pub fn is_ordinary_ino(&self, ino: Ino) -> bool {
         ino == Ino(2)

@@ -1,0 +1,159 @@
+//! Finds the journal and lays its newest copies over the file system, where that is needed.
+
+use std::sync::Arc;
+
+use super::dir::is_damage;
+use super::disk::{Disk, Verify};
+use super::inodes::File;
+use super::journal::{self, JournalMode, JournalReport, LogRun, Recovery};
+use super::layout::features::Incompat;
+use super::layout::inode::Inode;
+use super::layout::superblock::{JournalPlace, Superblock};
+use super::layout::{FileBlock, corrupt};
+use super::superblocks::Found;
+use super::watch::Watch;
+use crate::block::BlockSource;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::{FileType, Ino};
+
+const IGNORE_HINT: &str = "`--journal ignore` reads the file system as it lies on the disk";
+
+/// The file system as it reads after recovery, and what was found in the journal.
+pub(super) async fn recover(
+    source: Arc<dyn BlockSource>,
+    found: &Found,
+    journal_device: Option<Arc<dyn BlockSource>>,
+    mode: JournalMode,
+    watch: &mut Watch,
+) -> Result<(Arc<dyn BlockSource>, JournalReport)> {
+    let flagged = found.sb.features.incompat.contains(Incompat::RECOVER);
+    let Some(place) = found.sb.journal else {
+        return match flagged {
+            true => Err(corrupt("superblock: needs_recovery without has_journal")),
+            false => Ok((source, JournalReport::default())),
+        };
+    };
+    let mut unread = JournalReport { present: true, dirty: flagged, ..JournalReport::default() };
+    if mode == JournalMode::Ignore {
+        if flagged {
+            unread.warnings.push("the journal was not played back, as asked for".into());
+        }
+        return Ok((source, unread));
+    }
+    // A backup superblock is not written in use, so its flag does not count.
+    let needed = flagged || found.backup.is_some();
+    let played = play_back(&source, &found.sb, place, journal_device).await;
+    let (log_device, recovery) = match played {
+        Ok(Some(played)) => played,
+        Ok(None) => return Ok((source, unread)),
+        Err(error) if !needed && is_damage(&error) => {
+            unread.warnings.push(format!("{error}: it is not needed, the file system is clean"));
+            return Ok((source, unread));
+        }
+        Err(error) => return Err(error),
+    };
+    for range in recovery.watch {
+        watch.add(&log_device, range).await?;
+    }
+    let mut report = recovery.report;
+    if !needed {
+        // As the kernel: without the flag the log is of no interest, whatever it holds.
+        if report.dirty {
+            report.warnings.push(
+                "the journal holds transactions, but the file system says that it needs no \
+                 recovery: they were left out"
+                    .into(),
+            );
+        }
+        return Ok((source, JournalReport { dirty: false, replayed: false, ..report }));
+    }
+    if report.dirty && mode == JournalMode::RequireClean {
+        return Err(Error::new(
+            ErrorKind::NoFilesystem,
+            format!("the journal holds {} transactions to play back", report.transactions),
+        )
+        .with_hint("`--journal replay` plays them back in memory"));
+    }
+    Ok((recovery.source, report))
+}
+
+/// Plays the log back in memory, wherever it lies; gives the device with the log too. `None` for a log on another device
+/// that is neither given nor needed.
+async fn play_back(
+    source: &Arc<dyn BlockSource>,
+    sb: &Superblock,
+    place: JournalPlace,
+    journal_device: Option<Arc<dyn BlockSource>>,
+) -> Result<Option<(Arc<dyn BlockSource>, Recovery)>> {
+    let base = Arc::clone(source);
+    match (place, journal_device) {
+        (JournalPlace::Inode(ino), None) => {
+            let disk = Disk::new(Arc::clone(source), sb.clone(), Verify::BeforeRecovery);
+            let log = log_runs(&disk, ino)
+                .await
+                .map_err(|error| error.context("journal").with_hint(IGNORE_HINT))?;
+            let recovery = journal::recover(base, log, sb.block_size).await?;
+            Ok(Some((Arc::clone(source), recovery)))
+        }
+        (JournalPlace::Inode(_), Some(_)) => Err(Error::new(
+            ErrorKind::Usage,
+            "the journal lies inside the file system: no journal device is needed",
+        )),
+        (JournalPlace::Device(_), None) if !sb.features.incompat.contains(Incompat::RECOVER) => {
+            Ok(None)
+        }
+        (JournalPlace::Device(uuid), None) => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("the journal lies on another device, {}", uuid::Uuid::from_bytes(uuid)),
+        )
+        .with_hint(format!("`--journal-device` names it; {IGNORE_HINT}"))),
+        (JournalPlace::Device(uuid), Some(device)) => {
+            let log = Arc::clone(&device);
+            let recovery = journal::recover_external(base, log, uuid, sb.block_size).await?;
+            Ok(Some((device, recovery)))
+        }
+    }
+}
+
+/// Where the log lies by its inode, or by the superblock's copy of that where it is damaged.
+async fn log_runs(disk: &Disk, ino: Ino) -> Result<Vec<LogRun>> {
+    let error = match disk.file(ino).await {
+        Ok(file) => match runs_of(disk, &file).await {
+            Err(error) if is_damage(&error) => error,
+            runs => return runs,
+        },
+        Err(error) if is_damage(&error) => error,
+        Err(error) => return Err(error),
+    };
+    let Some((i_block, size)) = disk.sb.journal_backup else {
+        return Err(error);
+    };
+    tracing::warn!("{error}: the superblock's copy of the journal's place was used instead");
+    let file = File::new(Inode::with_map(ino, i_block, size));
+    // A copy that is no better is not worth a word.
+    runs_of(disk, &file).await.map_err(|_| error)
+}
+
+async fn runs_of(disk: &Disk, file: &File) -> Result<Vec<LogRun>> {
+    let ino = file.ino;
+    if file.inode.attr.file_type != FileType::Regular {
+        return Err(corrupt(format!("{ino} is not a regular file")));
+    }
+    let blocks = file.inode.attr.size / disk.block_size();
+    let blocks = u32::try_from(blocks)
+        .ok()
+        .filter(|blocks| u64::from(*blocks) <= disk.sb.blocks_count)
+        .ok_or_else(|| corrupt(format!("{ino}: a log of {blocks} blocks")))?;
+    let mut runs = Vec::new();
+    let mut at = 0_u32;
+    while at < blocks {
+        let run = disk.run(file, FileBlock(u64::from(at))).await?;
+        let place =
+            run.place.ok_or_else(|| corrupt(format!("{ino}: a hole at block {at} of the log")))?;
+        let skipped = u64::from(at) - run.first.0;
+        let length = u32::try_from(run.len - skipped).unwrap_or(u32::MAX).min(blocks - at);
+        runs.push(LogRun { log_block: at, fs_block: place.0 + skipped, length });
+        at += length;
+    }
+    Ok(runs)
+}

@@ -1,0 +1,274 @@
+//! What is left of a damaged image is read, and what is lost is named.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use snapbrowse::ErrorKind;
+use snapbrowse::fs::Filesystem;
+use snapbrowse::fs::ext::{Ext, Options};
+
+use crate::common::{Aspects, Need, can_run, run};
+use crate::walk::{manifest, open, wait};
+
+const NEEDS: &[Need] = &[Need::Program("mke2fs"), Need::Program("debugfs")];
+
+/// An image of 64 MiB in blocks of 1 KiB with a tree in it, made without root.
+struct Damaged {
+    dir: tempfile::TempDir,
+}
+
+impl Damaged {
+    fn new(mke2fs: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        fs::create_dir_all(tree.join("many")).unwrap();
+        for number in 0..2000 {
+            fs::write(tree.join(format!("many/entry-{number:05}")), number.to_string()).unwrap();
+        }
+        fs::write(tree.join("large"), vec![7; 3 << 20]).unwrap();
+        let damaged = Self { dir };
+        let (tree, image) = (tree.to_str().unwrap(), damaged.image());
+        let image = image.to_str().unwrap();
+        let common = ["-q", "-F", "-b", "1024", "-d", tree];
+        run("mke2fs", &[&common, mke2fs, &[image, "64M"]].concat());
+        damaged
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("image")
+    }
+
+    async fn open(&self) -> snapbrowse::Result<Ext> {
+        open(&self.image(), 0, Options::default()).await
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) {
+        let file = File::options().write(true).open(self.image()).unwrap();
+        file.write_all_at(bytes, offset).unwrap();
+    }
+
+    /// What debugfs prints.
+    fn debugfs(&self, request: &str) -> String {
+        let out = run("debugfs", &["-R", request, self.image().to_str().unwrap()]);
+        String::from_utf8(out).unwrap()
+    }
+
+    /// The number of a block of a file, counted on the device.
+    fn block_of(&self, path: &str, block: u64) -> u64 {
+        self.debugfs(&format!("bmap {path} {block}")).trim().parse().unwrap()
+    }
+}
+
+const CHECKSUMS: &[&str] = &["-t", "ext4", "-O", "metadata_csum"];
+
+/// The image with its first blocks damaged by `damage` must read as before.
+fn reads_as_before(name: &str, mke2fs: &[&str], damage: fn(&Damaged)) {
+    if !can_run(name, NEEDS) {
+        return;
+    }
+    let image = Damaged::new(mke2fs);
+    wait(async {
+        let before = manifest(&image.open().await.unwrap()).await;
+        damage(&image);
+        let fs = image.open().await.unwrap();
+        let after = manifest(&fs).await;
+        before.assert_same(&after, Aspects::All, name);
+    });
+}
+
+#[test]
+fn a_superblock_with_a_wrong_checksum_is_replaced_by_a_backup() {
+    reads_as_before(
+        "a_superblock_with_a_wrong_checksum_is_replaced_by_a_backup",
+        CHECKSUMS,
+        |image| image.write(1024 + 0x78, &[0xFF]),
+    );
+}
+
+#[test]
+fn a_superblock_with_wrong_numbers_is_replaced_by_a_backup() {
+    reads_as_before(
+        "a_superblock_with_wrong_numbers_is_replaced_by_a_backup",
+        &["-t", "ext2"],
+        |image| image.write(1024 + 0x20, &[0; 8]),
+    );
+}
+
+#[test]
+fn destroyed_group_descriptors_are_replaced_by_backups() {
+    reads_as_before("destroyed_group_descriptors_are_replaced_by_backups", CHECKSUMS, |image| {
+        image.write(2048, &[0x55; 1024]);
+    });
+}
+
+#[test]
+fn without_a_primary_superblock_a_backup_is_used_only_where_asked_for() {
+    if !can_run("without_a_primary_superblock_a_backup_is_used_only_where_asked_for", NEEDS) {
+        return;
+    }
+    let image = Damaged::new(CHECKSUMS);
+    wait(async {
+        let before = manifest(&image.open().await.unwrap()).await;
+        image.write(0, &[0; 16 << 10]);
+        let error = image.open().await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::NoFilesystem);
+        assert!(error.hint().unwrap().contains("--sb 8193"), "{error}");
+        let options = Options { superblock: Some(8193), ..Options::default() };
+        let fs = open(&image.image(), 0, options).await.unwrap();
+        before.assert_same(&manifest(&fs).await, Aspects::All, "by the backup");
+        let options = Options { superblock: Some(8194), ..Options::default() };
+        let error = open(&image.image(), 0, options).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::NoFilesystem);
+    });
+}
+
+/// All names that a listing gives, and the error at its end.
+async fn list(fs: &Ext, path: &[u8]) -> (Vec<Vec<u8>>, Option<ErrorKind>) {
+    let dir = fs.lookup(fs.root(), path).await.unwrap();
+    let (mut names, mut cookie) = (Vec::new(), 0);
+    loop {
+        match fs.readdir(dir, cookie).await {
+            Ok(batch) if batch.is_empty() => return (names, None),
+            Ok(batch) => {
+                cookie = batch.last().unwrap().cookie;
+                names.extend(batch.into_iter().map(|entry| entry.name));
+            }
+            Err(error) => return (names, Some(error.kind())),
+        }
+    }
+}
+
+#[test]
+fn a_damaged_directory_block_hides_only_its_own_entries() {
+    if !can_run("a_damaged_directory_block_hides_only_its_own_entries", NEEDS) {
+        return;
+    }
+    for (mke2fs, kind) in
+        [(CHECKSUMS, ErrorKind::BadChecksum), (&["-t", "ext3"][..], ErrorKind::Corrupt)]
+    {
+        let image = Damaged::new(mke2fs);
+        let block = image.block_of("/many", 5);
+        wait(async {
+            let (all, none) = list(&image.open().await.unwrap(), b"many").await;
+            assert_eq!((all.len(), none), (2002, None));
+            image.write(block * 1024 + 4, &[3, 0]);
+            let fs = image.open().await.unwrap();
+            let (rest, error) = list(&fs, b"many").await;
+            assert_eq!(error, Some(kind));
+            assert!(rest.len() > 1900 && rest.len() < 2002, "{} of {}", rest.len(), all.len());
+            let many = fs.lookup(fs.root(), b"many").await.unwrap();
+            for name in &all {
+                let found = fs.lookup(many, name).await;
+                match rest.contains(name) {
+                    true => assert!(found.is_ok(), "{found:?}"),
+                    false => assert_eq!(found.unwrap_err().kind(), kind),
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_damaged_index_does_not_hinder() {
+    if !can_run("a_damaged_index_does_not_hinder", NEEDS) {
+        return;
+    }
+    let image = Damaged::new(&["-t", "ext4", "-O", "^metadata_csum"]);
+    run("e2fsck", &["-fyD", image.image().to_str().unwrap()]);
+    assert!(image.debugfs("htree_dump /many").contains("Root node dump"), "no index");
+    let root = image.block_of("/many", 0);
+    wait(async {
+        let before = manifest(&image.open().await.unwrap()).await;
+        // An unknown hash, and then a table of nonsense.
+        for (offset, bytes) in [(28, &[77][..]), (32, &[0xFF; 300])] {
+            image.write(root * 1024 + offset, bytes);
+            let fs = image.open().await.unwrap();
+            before.assert_same(&manifest(&fs).await, Aspects::All, "without the index");
+        }
+    });
+}
+
+#[test]
+fn a_damaged_inode_is_named_and_its_neighbours_stay() {
+    if !can_run("a_damaged_inode_is_named_and_its_neighbours_stay", NEEDS) {
+        return;
+    }
+    let image = Damaged::new(CHECKSUMS);
+    let place = image.debugfs("imap /many/entry-00777");
+    // "Inode 791 is part of block group 0\n\tlocated at block 1234, offset 0x0600"
+    let number = |after: &str| {
+        let text = &place[place.find(after).unwrap() + after.len()..];
+        let text: String = text.chars().take_while(char::is_ascii_hexdigit).collect();
+        text
+    };
+    let block: u64 = number("at block ").parse().unwrap();
+    let offset = u64::from_str_radix(&number("offset 0x"), 16).unwrap();
+    image.write(block * 1024 + offset + 4, &[1, 2, 3]);
+    wait(async {
+        let fs = image.open().await.unwrap();
+        let many = fs.lookup(fs.root(), b"many").await.unwrap();
+        let ino = fs.lookup(many, b"entry-00777").await.unwrap();
+        let error = fs.getattr(ino).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadChecksum);
+        assert!(error.to_string().contains(&ino.to_string()), "{error}");
+        let ino = fs.lookup(many, b"entry-00778").await.unwrap();
+        fs.getattr(ino).await.unwrap();
+    });
+}
+
+#[test]
+fn what_lies_past_the_end_of_a_cut_image_is_an_error() {
+    if !can_run("what_lies_past_the_end_of_a_cut_image_is_an_error", NEEDS) {
+        return;
+    }
+    let image = Damaged::new(CHECKSUMS);
+    let last = image.block_of("/large", 3071);
+    File::options().write(true).open(image.image()).unwrap().set_len(last * 1024).unwrap();
+    wait(async {
+        let fs = image.open().await.unwrap();
+        assert!(fs.summary().warnings.iter().any(|w| w.contains("the device only")));
+        let ino = fs.lookup(fs.root(), b"large").await.unwrap();
+        let file = Filesystem::open(&fs, ino).await.unwrap();
+        assert_eq!(file.read(0, 1000).await.unwrap().into_bytes(), vec![7; 1000]);
+        let error = file.read(3071 << 10, 1024).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("past the end of the device"), "{error}");
+    });
+}
+
+#[test]
+fn a_volume_that_is_written_is_noticed() {
+    if !can_run("a_volume_that_is_written_is_noticed", NEEDS) {
+        return;
+    }
+    let image = Damaged::new(CHECKSUMS);
+    wait(async {
+        let fs = image.open().await.unwrap();
+        fs.check_unchanged().await.unwrap();
+        // The time of the last write in the superblock.
+        image.write(1024 + 0x30, &[1]);
+        let error = fs.check_unchanged().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BeingWritten);
+    });
+}
+
+#[test]
+fn a_journal_inode_that_is_damaged_is_replaced_by_the_superblocks_copy() {
+    let name = "a_journal_inode_that_is_damaged_is_replaced_by_the_superblocks_copy";
+    if !can_run(name, NEEDS) {
+        return;
+    }
+    let image = Damaged::new(&["-t", "ext3", "-I", "256"]);
+    let place = image.debugfs("imap <8>");
+    let after = |key: &str| place[place.find(key).unwrap() + key.len()..].to_owned();
+    let block: u64 = after("at block ").split(',').next().unwrap().parse().unwrap();
+    let offset = u64::from_str_radix(after("offset 0x").trim(), 16).unwrap();
+    wait(async {
+        let before = manifest(&image.open().await.unwrap()).await;
+        image.write(block * 1024 + offset, &[0; 256]);
+        let fs = image.open().await.unwrap();
+        assert!(fs.summary().journal.present);
+        before.assert_same(&manifest(&fs).await, Aspects::All, name);
+    });
+}
