@@ -4,34 +4,12 @@
 
 mod common;
 
-use std::io::Write as _;
-use std::path::Path;
-
-use common::Tgtd;
+use common::{Tgtd, disk, pattern};
 use snapbrowse::ErrorKind;
 use snapbrowse::block::BlockSource as _;
 use snapbrowse::iscsi::{Config, Credentials, IscsiUrl, Portal, Session, discover};
 
 const INITIATOR: &str = "iqn.2026-01.test:initiator";
-
-/// Bytes that differ everywhere.
-fn pattern(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        bytes.extend_from_slice(&(state >> 16).to_le_bytes()[..6]);
-    }
-    bytes.truncate(len);
-    bytes
-}
-
-fn disk(dir: &Path, name: &str, contents: &[u8]) -> std::path::PathBuf {
-    let path = dir.join(name);
-    std::fs::File::create(&path).unwrap().write_all(contents).unwrap();
-    path
-}
 
 fn portal(tgtd: &Tgtd) -> Vec<Portal> {
     vec![tgtd.address().to_string().parse().unwrap()]

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod disks;
 mod images;
 mod istgt;
 mod kernel;
@@ -12,6 +13,7 @@ mod stat_json;
 mod tgtd;
 mod tree;
 
+pub use disks::{disk, pattern};
 pub use images::{MadeImage, crashed_disk, make_crashed_disk};
 pub use istgt::{Istgt, IstgtOptions};
 pub use kernel::{KernelMount, copy_image, run};
