@@ -19,6 +19,6 @@ pub use istgt::{Istgt, IstgtOptions};
 pub use kernel::{KernelMount, copy_image, run};
 pub use manifest::{Aspects, Entry, Manifest, sha256, sha256_of};
 pub use needs::{Need, can_run, find_program};
-pub use snapbrowse::{FuseMount, Snapbrowse, User};
+pub use snapbrowse::{FuseMount, Snapbrowse, User, is_mount_point};
 pub use tgtd::{TgtTarget, Tgtd, free_port};
 pub use tree::{Limits, populate};

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use super::find_program;
 
@@ -65,6 +66,8 @@ impl Snapbrowse {
         };
         command.current_dir(self.home());
         command.env("HOME", self.home()).env("XDG_CONFIG_HOME", self.home().join(".config"));
+        // runuser gives HOME its own value.
+        command.env("XDG_STATE_HOME", self.home().join(".state"));
         for name in ["LIBISCSI_CHAP_USERNAME", "LIBISCSI_CHAP_PASSWORD", "RUST_LOG"] {
             command.env_remove(name);
         }
@@ -118,11 +121,25 @@ impl Snapbrowse {
 
     /// Mounts `source` on a new directory of the user's; the mount is ready when this returns.
     pub fn mount(&self, source: &str) -> FuseMount<'_> {
+        self.mount_with(&[], source)
+    }
+
+    /// The same with options before the source.
+    pub fn mount_with(&self, options: &[&str], source: &str) -> FuseMount<'_> {
+        let dir = self.new_directory();
+        let mut arguments = vec![OsStr::new("mount")];
+        arguments.extend(options.iter().map(OsStr::new));
+        arguments.extend([OsStr::new(source), dir.as_os_str()]);
+        self.run(arguments);
+        FuseMount { snapbrowse: self, dir, mounted: true }
+    }
+
+    /// A new, empty directory of the user's.
+    pub fn new_directory(&self) -> PathBuf {
         let dir = self.home().join(format!("mnt{}", fs::read_dir(self.home()).unwrap().count()));
         fs::create_dir(&dir).unwrap();
         self.give_away(&dir);
-        self.run([OsStr::new("mount"), OsStr::new(source), dir.as_os_str()]);
-        FuseMount { snapbrowse: self, dir, mounted: true }
+        dir
     }
 
     fn give_away(&self, path: &Path) {
@@ -130,6 +147,12 @@ impl Snapbrowse {
             std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
         }
     }
+}
+
+/// Whether something is mounted on a directory. Never looks into it: a dead mount answers nothing.
+pub fn is_mount_point(dir: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().any(|line| line.split(' ').nth(4) == dir.to_str())
 }
 
 /// A FUSE mount, unmounted when dropped.
@@ -144,6 +167,30 @@ impl FuseMount<'_> {
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.dir
+    }
+
+    /// The process that serves it, as the mount itself says.
+    pub fn process(&self) -> rustix::process::Pid {
+        let mut ask = self.snapbrowse.command_of(find_program("getfattr").expect("no getfattr"));
+        ask.args(["--absolute-names", "--only-values", "-n", "user.snapbrowse.process"]);
+        let output = ask.arg(&self.dir).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        rustix::process::Pid::from_raw(text.trim().parse().unwrap()).unwrap()
+    }
+
+    /// Whether the kernel's table has it.
+    pub fn is_mounted(&self) -> bool {
+        is_mount_point(&self.dir)
+    }
+
+    /// Waits until somebody else has taken it away.
+    pub fn wait_until_gone(mut self) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.is_mounted() {
+            assert!(Instant::now() < end, "{} is still mounted", self.dir.display());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.mounted = false;
     }
 
     /// Unmounts with the program's own command, which must succeed.

@@ -1,0 +1,304 @@
+//! How mounts begin and end.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use snapbrowse_target::{Close, Fault, On, Rule};
+
+use crate::common::{Need, Snapbrowse, User, can_run, crashed_disk, find_program, is_mount_point};
+use crate::target::CrashedLun;
+
+const NEEDS: &[Need] =
+    &[Need::Fuse, Need::Program("fusermount3"), Need::Program("getfattr"), Need::Program("gzip")];
+
+/// Everybody who can mount here: the caller, and as root an ordinary user too.
+fn users() -> Vec<User> {
+    let root = rustix::process::geteuid().is_root();
+    [User::Caller, User::Nobody].into_iter().filter(|user| root || *user == User::Caller).collect()
+}
+
+#[test]
+fn umount_returns_after_the_logout() {
+    if !can_run("umount_returns_after_the_logout", NEEDS) {
+        return;
+    }
+    for user in users() {
+        let lun = CrashedLun::new();
+        let snapbrowse = Snapbrowse::run_by(user);
+        let mount = snapbrowse.mount(&lun.url());
+        assert_eq!(lun.server.stats().open_connections, 1);
+        lun.server.inject(Rule::new(On::Logout, Fault::Delay(Duration::from_millis(300))));
+        mount.unmount();
+        // The target answers late; whoever does not wait for it still has a connection now.
+        let stats = lun.server.stats();
+        assert_eq!((stats.logouts, stats.open_connections), (1, 0), "{user:?}");
+    }
+}
+
+#[test]
+fn root_unmounts_for_a_user_and_waits_too() {
+    let needs = [NEEDS, &[Need::Root]].concat();
+    if !can_run("root_unmounts_for_a_user_and_waits_too", &needs) {
+        return;
+    }
+    let lun = CrashedLun::new();
+    let nobody = Snapbrowse::run_by(User::Nobody);
+    let mount = nobody.mount(&lun.url());
+    lun.server.inject(Rule::new(On::Logout, Fault::Delay(Duration::from_millis(300))));
+    Snapbrowse::new().run(["umount", mount.path().to_str().unwrap()]);
+    let stats = lun.server.stats();
+    assert_eq!((stats.logouts, stats.open_connections), (1, 0));
+    mount.wait_until_gone();
+}
+
+#[test]
+fn a_signal_unmounts_and_logs_out() {
+    if !can_run("a_signal_unmounts_and_logs_out", NEEDS) {
+        return;
+    }
+    for user in users() {
+        for signal in [Signal::TERM, Signal::INT] {
+            let lun = CrashedLun::new();
+            let snapbrowse = Snapbrowse::run_by(user);
+            let mount = snapbrowse.mount(&lun.url());
+            kill_process(mount.process(), signal).unwrap();
+            lun.wait_until_logged_out();
+            assert!(!mount.is_mounted(), "{user:?}, {signal:?}: logged out but mounted");
+            mount.wait_until_gone();
+        }
+    }
+}
+
+#[test]
+fn whoever_unmounts_the_process_logs_out() {
+    if !can_run("whoever_unmounts_the_process_logs_out", NEEDS) {
+        return;
+    }
+    for user in users() {
+        let lun = CrashedLun::new();
+        let snapbrowse = Snapbrowse::run_by(user);
+        let mount = snapbrowse.mount(&lun.url());
+        let mut unmount = snapbrowse.command_of(find_program("fusermount3").unwrap());
+        assert!(unmount.arg("-u").arg(mount.path()).status().unwrap().success());
+        lun.wait_until_logged_out();
+        mount.wait_until_gone();
+    }
+}
+
+#[test]
+fn a_killed_process_leaves_no_dead_mount() {
+    if !can_run("a_killed_process_leaves_no_dead_mount", NEEDS) {
+        return;
+    }
+    for user in users() {
+        let lun = CrashedLun::new();
+        let snapbrowse = Snapbrowse::run_by(user);
+        let mount = snapbrowse.mount(&lun.url());
+        kill_process(mount.process(), Signal::KILL).unwrap();
+        mount.wait_until_gone();
+    }
+}
+
+#[test]
+fn where_the_watchdog_was_killed_too_umount_clears_the_dead_mount() {
+    if !can_run("where_the_watchdog_was_killed_too_umount_clears_the_dead_mount", NEEDS) {
+        return;
+    }
+    for user in users() {
+        let lun = CrashedLun::new();
+        let snapbrowse = Snapbrowse::run_by(user);
+        let mount = snapbrowse.mount(&lun.url());
+        let process = mount.process();
+        for child in children(process) {
+            kill_process(child, Signal::KILL).unwrap();
+        }
+        kill_process(process, Signal::KILL).unwrap();
+        let dir = mount.path().to_str().unwrap();
+        wait_until(|| fs::metadata(dir).is_err());
+        let said = snapbrowse.fails(1, ["mount", &lun.url(), dir]);
+        assert!(said.contains(&format!("snapbrowse umount {dir}")), "{said}");
+        mount.unmount();
+    }
+}
+
+fn children(process: Pid) -> Vec<Pid> {
+    let pid = process.as_raw_nonzero();
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    list.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect()
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(std::time::Instant::now() < end, "waited 20 s");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_second_mount_on_one_directory_is_refused_before_the_login() {
+    if !can_run("a_second_mount_on_one_directory_is_refused_before_the_login", NEEDS) {
+        return;
+    }
+    let lun = CrashedLun::new();
+    let snapbrowse = Snapbrowse::new();
+    let mount = snapbrowse.mount(&lun.url());
+    let said = snapbrowse.fails(1, ["mount", &lun.url(), mount.path().to_str().unwrap()]);
+    assert!(said.contains("mounted there already"), "{said}");
+    assert_eq!(lun.server.stats().connections, 1);
+    assert_eq!(fs::read(mount.path().join("etc/hostname")).unwrap(), b"srv1\n");
+    mount.unmount();
+}
+
+#[test]
+fn a_mount_that_fails_says_why_and_leaves_nothing() {
+    if !can_run("a_mount_that_fails_says_why_and_leaves_nothing", NEEDS) {
+        return;
+    }
+    let lun = CrashedLun::new();
+    let snapbrowse = Snapbrowse::new();
+    let dir = snapbrowse.new_directory();
+    let dir = dir.to_str().unwrap();
+    let url = lun.url();
+    let no_lun = format!("{}9", url);
+    let no_target = url.replace("test:fuse", "test:other");
+    let empty = snapbrowse.home().join("empty.img");
+    fs::write(&empty, vec![0; 1 << 20]).unwrap();
+    for (code, source, directory) in [
+        (10, no_lun.as_str(), dir),
+        (10, "/no/such/image", dir),
+        (11, "iscsi://127.0.0.1:1/iqn.2026-01.test:fuse/1", dir),
+        (13, empty.to_str().unwrap(), dir),
+        (1, &url, "/no/such/directory"),
+        (1, &url, "/etc/passwd"),
+        (1, &url, "/etc"),
+        (2, "iscsi://127.0.0.1:1", dir),
+    ] {
+        let said = snapbrowse.fails(code, ["mount", source, directory]);
+        assert!(said.starts_with("snapbrowse: "), "{said}");
+    }
+    let refused = snapbrowse.output(["mount", &no_target, dir]);
+    assert!(matches!(refused.status.code(), Some(10 | 12)), "{refused:?}");
+    for option in ["rw", "no_such_option", "timeout=soon"] {
+        snapbrowse.fails(2, ["mount", "-o", option, &url, dir]);
+    }
+    assert!(!is_mount_point(dir.as_ref()));
+    lun.wait_until_logged_out();
+}
+
+#[test]
+fn options_after_o_are_the_programs_own_too() {
+    if !can_run("options_after_o_are_the_programs_own_too", NEEDS) {
+        return;
+    }
+    let lun = CrashedLun::new();
+    let snapbrowse = Snapbrowse::new();
+    let options = "ro,_netdev,noatime,x-systemd.automount,volume=p1,cache=8MiB";
+    let mount = snapbrowse.mount_with(&["-o", options], &lun.url());
+    assert_eq!(fs::read(mount.path().join("etc/hostname")).unwrap(), b"srv1\n");
+    mount.unmount();
+    let dir = snapbrowse.new_directory();
+    let said =
+        snapbrowse.fails(10, ["mount", "-o", "volume=p9", &lun.url(), dir.to_str().unwrap()]);
+    assert!(said.contains("p9"), "{said}");
+}
+
+#[test]
+fn in_the_foreground_ctrl_c_is_a_good_end() {
+    if !can_run("in_the_foreground_ctrl_c_is_a_good_end", NEEDS) {
+        return;
+    }
+    let lun = CrashedLun::new();
+    let snapbrowse = Snapbrowse::new();
+    let dir = snapbrowse.new_directory();
+    let mut command = snapbrowse.command(["mount", "-f", "-v", &lun.url(), dir.to_str().unwrap()]);
+    let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(process.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("is mounted on") {
+        line.clear();
+        assert_ne!(said.read_line(&mut line).unwrap(), 0, "it ended");
+    }
+    assert_eq!(fs::read(dir.join("etc/hostname")).unwrap(), b"srv1\n");
+    kill_process(Pid::from_child(&process), Signal::INT).unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(0), "{rest}");
+    assert!(!is_mount_point(&dir));
+    lun.wait_until_logged_out();
+}
+
+#[test]
+fn a_volume_that_was_written_meanwhile_is_reported_at_the_end() {
+    if !can_run("a_volume_that_was_written_meanwhile_is_reported_at_the_end", NEEDS) {
+        return;
+    }
+    use std::os::unix::fs::FileExt;
+    let disk = crashed_disk();
+    let image: PathBuf = disk.path().join("dirty-ext3.img");
+    let snapbrowse = Snapbrowse::new();
+    let dir = snapbrowse.new_directory();
+    let mut command = snapbrowse.command(["mount", "-f", "-v"]);
+    command.arg(&image).arg(&dir).stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    let mut said = BufReader::new(process.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("is mounted on") {
+        line.clear();
+        assert_ne!(said.read_line(&mut line).unwrap(), 0, "it ended");
+    }
+    // s_wtime of the file system in the first partition, at 1 MiB: somebody mounted it.
+    let file = fs::File::options().write(true).open(&image).unwrap();
+    file.write_all_at(&[0xff; 4], (1 << 20) + 1024 + 0x30).unwrap();
+    kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(3), "{rest}");
+    assert!(rest.contains("being written"), "{rest}");
+}
+
+/// Reads a file that has not been read before, in a thread of its own: an answer that never comes would not even let
+/// the test be killed.
+fn read_in_time(path: PathBuf) -> std::io::Result<Vec<u8>> {
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || send.send(fs::read(path)));
+    receive.recv_timeout(Duration::from_secs(60)).expect("no answer within a minute")
+}
+
+#[test]
+fn a_target_that_is_gone_is_an_io_error_and_umount_still_works() {
+    if !can_run("a_target_that_is_gone_is_an_io_error_and_umount_still_works", NEEDS) {
+        return;
+    }
+    let lun = CrashedLun::new();
+    let snapbrowse = Snapbrowse::new();
+    let mount = snapbrowse.mount_with(&["--timeout", "2s"], &lun.url());
+    let path = mount.path().join("var/lib/database");
+    let size = fs::metadata(&path).unwrap().len();
+    lun.server.stop_portal(0, Close::Reset);
+    let error = read_in_time(path).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}, of {size} bytes");
+    mount.unmount();
+}
+
+#[test]
+fn a_target_that_is_silent_is_an_io_error_and_umount_still_works() {
+    if !can_run("a_target_that_is_silent_is_an_io_error_and_umount_still_works", NEEDS) {
+        return;
+    }
+    let lun = CrashedLun::new();
+    let snapbrowse = Snapbrowse::new();
+    let mount = snapbrowse.mount_with(&["--timeout", "2s"], &lun.url());
+    let path = mount.path().join("var/lib/database");
+    fs::metadata(&path).unwrap();
+    for occasion in [On::Command, On::Login, On::Nop, On::Logout] {
+        lun.server.inject(Rule::new(occasion, Fault::Silence).always());
+    }
+    let error = read_in_time(path).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    mount.unmount();
+}

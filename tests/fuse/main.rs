@@ -1,0 +1,9 @@
+//! Mounts as users live with them: how they begin and end, and what they show to whom.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod life;
+mod target;
+mod user;
