@@ -334,10 +334,10 @@ impl fuser::Filesystem for Server {
         });
     }
 
-    fn listxattr(&self, _: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        let view = Arc::clone(&self.view);
+    fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let (view, user) = (Arc::clone(&self.view), request.uid());
         self.run(async move {
-            let names = view.listxattr(node).await;
+            let names = view.listxattr(node, user).await;
             reply_xattr(reply, size, names.map_err(|e| refuse("listxattr", &view, node, &e)));
         });
     }

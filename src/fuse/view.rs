@@ -104,10 +104,12 @@ impl View {
         self.fs()?.getxattr(self.ino(node), name).await
     }
 
-    /// All names, each ended by a NUL, as `listxattr(2)` hands them out.
-    pub(super) async fn listxattr(&self, node: INodeNo) -> Result<Vec<u8>> {
+    /// All names that `user` may know of, each ended by a NUL, as `listxattr(2)` hands them out. `trusted.*` is
+    /// root's alone, as the kernel's ext4 has it: nobody else could read the values.
+    pub(super) async fn listxattr(&self, node: INodeNo, user: u32) -> Result<Vec<u8>> {
         let names = self.fs()?.listxattr(self.ino(node)).await?;
-        Ok(names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect())
+        let shown = names.into_iter().filter(|name| user == 0 || !name.starts_with(b"trusted."));
+        Ok(shown.flat_map(|name| name.into_iter().chain([0])).collect())
     }
 
     /// `SEEK_DATA` or `SEEK_HOLE` from `offset`; `None` is past the end (`ENXIO`).

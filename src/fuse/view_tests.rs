@@ -171,9 +171,11 @@ async fn attribute_names_are_listed_as_the_system_call_wants_them() {
     let mut memory = twenty_files();
     memory.xattr(Ino(12), b"user.a", b"1");
     memory.xattr(Ino(12), b"user.b", b"");
+    memory.xattr(Ino(12), b"trusted.c", b"");
     let view = View::new(Arc::new(memory));
-    assert_eq!(view.listxattr(INodeNo(12)).await.unwrap(), b"user.a\0user.b\0");
-    assert_eq!(view.listxattr(INodeNo(13)).await.unwrap(), b"");
+    assert_eq!(view.listxattr(INodeNo(12), 0).await.unwrap(), b"user.a\0user.b\0trusted.c\0");
+    assert_eq!(view.listxattr(INodeNo(12), 1000).await.unwrap(), b"user.a\0user.b\0");
+    assert_eq!(view.listxattr(INodeNo(13), 0).await.unwrap(), b"");
     assert_eq!(view.getxattr(INodeNo(12), b"user.a").await.unwrap(), b"1");
     let none = view.getxattr(INodeNo(12), b"user.c").await.unwrap_err();
     assert_eq!(none.kind(), ErrorKind::NoXattr);

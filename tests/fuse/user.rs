@@ -68,16 +68,15 @@ fn root_sees_by_fuse_what_the_kernel_shows() {
         };
         assert_eq!(listed(mount.path()), listed(kernel.path()), "{dir}");
     }
-    for dots in ["ls", "-aif", "."].windows(3) {
-        let listed = |root: &Path| run(dots[0], &[dots[1], root.to_str().unwrap()]);
-        let numbers = |output: Vec<u8>| {
-            let mut lines: Vec<String> =
-                String::from_utf8(output).unwrap().lines().map(|line| line.trim().into()).collect();
-            lines.sort();
-            lines
-        };
-        assert_eq!(numbers(listed(mount.path())), numbers(listed(kernel.path())));
-    }
+    // With the dots, whose numbers `read_dir` hides.
+    let numbers = |root: &Path| {
+        let listed = run("ls", &["-aif", root.join("special").to_str().unwrap()]);
+        let lines = String::from_utf8(listed).unwrap();
+        let mut lines: Vec<String> = lines.lines().map(|line| line.trim().to_owned()).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(numbers(mount.path()), numbers(kernel.path()));
 
     for file in ["contents/largest", "contents/holes", "contents/0-bytes", "contents/4097-bytes"] {
         let [ours, theirs] =
