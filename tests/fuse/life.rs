@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use snapbrowse_target::{Close, Fault, On, Rule};
+use snapbrowse_target::{Fault, On, Rule};
 
 use crate::common::{Need, Snapbrowse, User, can_run, crashed_disk, find_program, is_mount_point};
 use crate::target::CrashedLun;
@@ -279,7 +279,7 @@ fn a_target_that_is_gone_is_an_io_error_and_umount_still_works() {
     let mount = snapbrowse.mount_with(&["--timeout", "2s"], &lun.url());
     let path = mount.path().join("var/lib/database");
     let size = fs::metadata(&path).unwrap().len();
-    lun.server.stop_portal(0, Close::Reset);
+    lun.vanish();
     let error = read_in_time(path).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(5), "{error}, of {size} bytes");
     mount.unmount();

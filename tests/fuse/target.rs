@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use snapbrowse_target::{Config, Disk, Lun, Server, Stats, Target};
+use snapbrowse_target::{Close, Config, Disk, Lun, Server, Stats, Target};
 use tokio::runtime::Runtime;
 
 use crate::common::crashed_disk;
@@ -29,6 +29,11 @@ impl CrashedLun {
 
     pub(crate) fn url(&self) -> String {
         format!("iscsi://{}/{}/1", self.server.portal(), Self::IQN)
+    }
+
+    /// The target is gone, as if its machine had been switched off and on again.
+    pub(crate) fn vanish(&self) {
+        self.runtime.block_on(self.server.stop_portal(0, Close::Reset));
     }
 
     /// Waits until every session that began has been logged out of, and its connection closed.
