@@ -59,8 +59,9 @@ impl Snapbrowse {
         let mut command = match self.user {
             User::Caller => Command::new(program),
             User::Nobody => {
-                let mut command = Command::new(find_program("runuser").expect("no runuser"));
-                command.args(["-u", "nobody", "--"]).arg(program);
+                let mut command = Command::new(find_program("setpriv").expect("no setpriv"));
+                command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
+                command.arg(program);
                 command
             }
         };

@@ -84,6 +84,8 @@ fn tshark_reads_every_pdu() {
         if digests.is_empty() {
             everything(&snapbrowse, tgtd.address(), &source);
         } else {
+            tgtd.set_target(&target, "HeaderDigest", "CRC32C");
+            tgtd.set_target(&target, "DataDigest", "CRC32C");
             snapbrowse.run([&["cat", &source, "/var/lib/database"], digests].concat());
         }
         let dissected = capture.stop();
