@@ -3,7 +3,7 @@
 use snapbrowse::ErrorKind;
 use snapbrowse_target::{Config, Fault, On, Residual, Rule};
 
-use crate::rig::{Rig, target_config};
+use crate::rig::{Rig, right_digest, target_config};
 
 /// What is transient is mended by issuing the command again on a new connection.
 async fn is_mended(fault: Fault) {
@@ -123,4 +123,25 @@ async fn an_opcode_that_no_target_sends() {
 async fn a_gap_in_stat_sn() {
     let rig = Rig::new().await;
     rig.survives(Rule::new(On::Read, Fault::StatSnJump(5)).after(3)).await;
+}
+
+#[tokio::test]
+async fn data_in_without_data_is_no_fault() {
+    for index in [0, 3, 7] {
+        let rig = Rig::new().await;
+        let stats = rig.survives(Rule::new(On::Read, Fault::EmptyDataIn(index)).times(5)).await;
+        assert_eq!(stats.normal_sessions, 1, "nothing was wrong");
+    }
+}
+
+#[tokio::test]
+async fn the_status_may_come_in_either_pdu() {
+    for status_in_data in [true, false] {
+        let rig = Rig::with(Config { status_in_data, max_burst: 65536, ..target_config() }).await;
+        let (session, lun) = rig.open().await;
+        assert_eq!(rig.read_all(&lun).await.unwrap(), right_digest());
+        rig.bounded(session.logout()).await.unwrap();
+        let stats = rig.server.stats();
+        assert_eq!((stats.normal_sessions, stats.violations), (1, vec![]));
+    }
 }

@@ -63,6 +63,17 @@ async fn unit_attentions_in_the_middle_of_reading() {
 }
 
 #[tokio::test]
+async fn aborted_commands_are_issued_again() {
+    // Protocol service CRC error, and the two that only writing could bring about.
+    for (asc, ascq) in [(0x47, 5), (0x0c, 0x0c), (0x0c, 0x0d)] {
+        let rig = Rig::new().await;
+        let fault = check(Sense::new(0x0b, asc, ascq));
+        let stats = rig.survives(Rule::new(On::Read, fault).after(3).times(2)).await;
+        assert_eq!(stats.normal_sessions, 1);
+    }
+}
+
+#[tokio::test]
 async fn a_lun_that_grows_goes_on() {
     let rig = Rig::new().await;
     let stats = rig.survives(Rule::new(On::Read, Fault::Resize(DISK / 512 * 2)).after(5)).await;

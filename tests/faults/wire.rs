@@ -103,7 +103,9 @@ async fn a_ping_of_our_own_wants_an_answer() {
     rig.server.inject(Rule::new(On::Read, Fault::Silence).after(5));
     assert_eq!(rig.read_all(&lun).await.unwrap(), right_digest());
     rig.bounded(session.logout()).await.unwrap();
-    for ping in of(&rig, NOP_OUT) {
+    let pings = of(&rig, NOP_OUT);
+    assert!(!pings.is_empty(), "the silence went unnoticed");
+    for ping in pings {
         assert_eq!(ping.field(TTT), NO_TAG);
         assert_ne!(ping.field(ITT), NO_TAG);
     }

@@ -243,6 +243,18 @@ pub(crate) fn spoil(steps: &mut Vec<Step>, fault: &Fault) {
                 out.pdu.set_u32(36, data_sn.wrapping_add(1));
             }
         }
+        Fault::EmptyDataIn(index) => {
+            if let Some(at) = data_in_position(steps, *index) {
+                let mut empty = steps[at].clone();
+                if let Step::Send(out) = &mut empty {
+                    (out.pdu.data, out.pdu.bhs[1]) = (Bytes::new(), 0);
+                    (out.stat, out.last) = (StatSn::Reserved, false);
+                    out.pdu = out.pdu.clone().with_u32(44, 0);
+                }
+                spoil(steps, &Fault::SkipDataSn(*index));
+                steps.insert(at, empty);
+            }
+        }
         Fault::LoseDataIn(index) => {
             if let Some(at) = data_in_position(steps, *index) {
                 steps.remove(at);
@@ -370,6 +382,9 @@ mod tests {
         assert_eq!(lie.last().unwrap().u32_at(44), 9);
         let wild = answer(ASKED, 1000, Some(Fault::WildOffset(5)));
         assert_eq!(wild.last().unwrap().u32_at(40), 5);
+        let empty = answer(ASKED, 1000, Some(Fault::EmptyDataIn(3)));
+        let shape: Vec<_> = empty.iter().map(|p| (p.u32_at(36), p.data.len())).collect();
+        assert_eq!(shape, [(0, 300), (1, 300), (2, 300), (3, 0), (4, 100)]);
         assert!(answer(ASKED, 1000, Some(Fault::Silence)).is_empty());
         assert!(answer(ASKED, 1000, Some(Fault::WrongItt)).iter().all(|p| p.itt() != 7));
     }

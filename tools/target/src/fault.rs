@@ -51,6 +51,8 @@ pub enum Fault {
     LoseDataIn(usize),
     /// The answer's Data-In PDU with this index is sent twice.
     RepeatDataIn(usize),
+    /// A Data-In without data goes out before the one with this index.
+    EmptyDataIn(usize),
     /// DataSN jumps by one at this index; no data is missing.
     SkipDataSn(usize),
     /// The answer has another Initiator Task Tag, one that no task uses.
