@@ -8,6 +8,8 @@ mod config;
 mod connect;
 mod discovery;
 mod driver;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod lun;
 mod pdu;
 mod proto;

@@ -13,6 +13,8 @@ mod window;
 pub(crate) use backoff::Backoff;
 pub(crate) use engine::{Command, Engine, Event, Fault, Limits, Payload};
 pub(crate) use keys::Negotiated;
+#[cfg(any(test, fuzzing))]
+pub(crate) use keys::Negotiation;
 pub(crate) use login::{Login, LoginStep, LoginTarget};
 pub(crate) use receiver::{Need, Receiver};
 pub(crate) use text::{TextAnswer, pairs};
