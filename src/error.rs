@@ -65,6 +65,10 @@ pub enum ErrorKind {
     BeingWritten,
     /// The command line or the configuration is wrong.
     Usage,
+    /// What a number stood for is gone.
+    Stale,
+    /// As much is in use as may be.
+    Busy,
     /// A signal ended the work.
     Interrupted,
 }

@@ -11,11 +11,13 @@
 //! | [`iscsi`] | the initiator: PDUs, the protocol core, sessions, discovery, [`iscsi::Lun`] |
 //! | [`volume`] | partition tables: a device becomes named volumes, each a `BlockSource` |
 //! | [`fs`] | [`fs::Filesystem`]: inode-level, asynchronous, read-only; the ext reader |
+//! | [`browse`] | many targets as one tree: a `Filesystem` made of file systems |
 //! | [`extract`] | copies trees out, faithfully, over `Filesystem` |
 //! | [`fuse`] | shows a `Filesystem` through FUSE |
 //! | [`cli`] | the commands; the only place where a URL meets a file system |
 
 pub mod block;
+pub mod browse;
 pub mod cli;
 pub mod error;
 pub mod extract;

@@ -10,7 +10,7 @@ use crate::fs::ext::JournalMode;
 use crate::iscsi::DigestPolicy;
 
 use super::units;
-use super::{cat, discover, extract, find, info, ls, mount, stat, umount};
+use super::{browse, cat, discover, extract, find, info, ls, mount, stat, umount};
 
 const ABOUT: &str =
     "Browse and restore files from iSCSI SAN snapshots, without root, kernel sessions or fsck";
@@ -53,13 +53,18 @@ pub(crate) enum Command {
     Cat(cat::Args),
     Extract(extract::Args),
     Mount(mount::Args),
+    Browse(browse::Args),
     Umount(umount::Args),
 }
 
 impl Command {
     /// Whether the command goes on in the background after the program has returned.
     pub(crate) fn leaves(&self) -> bool {
-        matches!(self, Self::Mount(args) if !args.foreground)
+        match self {
+            Self::Mount(args) => !args.foreground,
+            Self::Browse(args) => !args.foreground,
+            _ => false,
+        }
     }
 }
 

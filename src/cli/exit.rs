@@ -57,6 +57,8 @@ impl From<ErrorKind> for Exit {
             | ErrorKind::Scsi
             | ErrorKind::Medium
             | ErrorKind::Io
+            | ErrorKind::Stale
+            | ErrorKind::Busy
             | ErrorKind::Exists
             | ErrorKind::Permission => Self::Failed,
         }

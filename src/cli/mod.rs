@@ -2,6 +2,7 @@
 
 mod args;
 mod background;
+mod browse;
 mod cat;
 mod config;
 mod discover;
@@ -17,6 +18,7 @@ mod mount;
 mod mount_options;
 mod output;
 mod password;
+mod san;
 mod settings;
 mod source;
 mod stat;
@@ -66,6 +68,7 @@ fn run(cli: Cli, background: Option<Background>) -> Result<Exit> {
     let Cli { mut global, command } = cli;
     let list = match &command {
         Command::Mount(args) => mount_options::apply(&args.options, &mut global)?,
+        Command::Browse(args) => mount_options::apply(&args.options, &mut global)?,
         _ => OptionList::default(),
     };
     let context = Arc::new(Context::new(Settings::resolve(global)?));
@@ -74,6 +77,9 @@ fn run(cli: Cli, background: Option<Background>) -> Result<Exit> {
         Command::Umount(args) => umount::run(&context, &args),
         Command::Mount(args) => with_runtime(&context, async |signals| {
             mount::run(shared, args, list, background, signals).await
+        }),
+        Command::Browse(args) => with_runtime(&context, async |signals| {
+            browse::run(shared, args, list, background, signals).await
         }),
         command => with_runtime(&context, async |signals| {
             unless_interrupted(signals, one_shot(shared, command)).await
@@ -90,7 +96,9 @@ async fn one_shot(context: Arc<Context>, command: Command) -> Result<Exit> {
         Command::Find(args) => find::run(&context, args).await,
         Command::Cat(args) => cat::run(&context, args).await,
         Command::Extract(args) => extract::run(&context, args).await,
-        Command::Mount(_) | Command::Umount(_) => unreachable!("run takes these two aside"),
+        Command::Mount(_) | Command::Browse(_) | Command::Umount(_) => {
+            unreachable!("run takes these aside")
+        }
     }
 }
 

@@ -32,6 +32,11 @@ impl Context {
         Self { settings, cache: CachePool::new(budget), sessions: Mutex::new(Vec::new()) }
     }
 
+    /// Puts the cache above a LUN; one budget for all of them.
+    pub(crate) fn cache(&self, lun: Arc<dyn BlockSource>) -> impl BlockSource {
+        self.cache.cache(lun)
+    }
+
     /// Logs in; [`Context::log_out`] will end the session, whatever happens in between.
     pub(crate) async fn log_in(
         &self,
@@ -119,7 +124,7 @@ pub(crate) async fn open_device(
             let config = context.settings.login(url)?;
             let session = context.log_in(&url.portals, target, &config).await?;
             let lun = session.open_lun(url.lun).await?;
-            Ok(Arc::new(context.cache.cache(Arc::new(lun))))
+            Ok(Arc::new(context.cache(Arc::new(lun))))
         }
     }
 }

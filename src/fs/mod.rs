@@ -12,6 +12,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::block::Segments;
 use crate::error::Result;
@@ -21,6 +22,9 @@ pub use path::{LastLink, resolve};
 
 /// An answer under way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// How long what is known of a snapshot stays true. A snapshot does not change; a day stands for ever.
+pub const UNCHANGING: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A read-only file system, addressed by inode.
 ///
@@ -56,6 +60,11 @@ pub trait Filesystem: Send + Sync + 'static {
 
     /// Hints that these inodes will be asked for soon (the entries just listed). Never waits, never fails.
     fn prefetch_inodes(&self, _inodes: &[Ino]) {}
+
+    /// How long what was told of `ino` stays true: its attributes, and the names in it where it is a directory.
+    fn lifetime(&self, _ino: Ino) -> Duration {
+        UNCHANGING
+    }
 
     /// Looks past every cache whether the volume has changed since it was opened; a change is
     /// [`crate::ErrorKind::BeingWritten`].

@@ -33,6 +33,8 @@ pub(super) fn errno(kind: ErrorKind) -> Errno {
         | ErrorKind::Io
         | ErrorKind::BeingWritten => Raw::IO,
         ErrorKind::Exists => Raw::EXIST,
+        ErrorKind::Stale => Raw::STALE,
+        ErrorKind::Busy => Raw::BUSY,
         ErrorKind::Interrupted => Raw::INTR,
     };
     Errno::from_i32(raw.raw_os_error())

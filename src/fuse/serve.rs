@@ -22,10 +22,7 @@ use super::handles::Handles;
 use super::node;
 use super::view::{Full, Listing, SeekTo, View, Want};
 use crate::error::Error;
-use crate::fs::{FileReader, Filesystem};
-
-/// How long the kernel may keep what it was told. A snapshot does not change.
-const TTL: Duration = Duration::from_secs(24 * 60 * 60);
+use crate::fs::{FileReader, Filesystem, UNCHANGING};
 
 /// How much use passes between two looks whether the volume is being written.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -139,10 +136,12 @@ impl fuser::Filesystem for Server {
     fn lookup(&self, _: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (view, name) = (Arc::clone(&self.view), name.as_bytes().to_vec());
         self.run(async move {
-            match view.lookup(dir, &name).await {
-                Ok(Some((attr, generation))) => reply.entry(&TTL, &attr, generation),
+            let found = view.lookup(dir, &name).await;
+            let ttl = view.lifetime(dir);
+            match found {
+                Ok(Some((attr, generation))) => reply.entry(&ttl, &attr, generation),
                 // Node 0 with a time to live: the kernel remembers that there is no such name.
-                Ok(None) => reply.entry(&TTL, &absent(), Generation(0)),
+                Ok(None) => reply.entry(&ttl, &absent(), Generation(0)),
                 Err(error) => reply.error(refuse("look up in", &view, dir, &error)),
             }
         });
@@ -152,7 +151,7 @@ impl fuser::Filesystem for Server {
         let view = Arc::clone(&self.view);
         self.run(async move {
             match view.attr(node).await {
-                Ok(attr) => reply.attr(&TTL, &attr),
+                Ok(attr) => reply.attr(&view.lifetime(node), &attr),
                 Err(error) => reply.error(refuse("stat", &view, node, &error)),
             }
         });
@@ -172,10 +171,14 @@ impl fuser::Filesystem for Server {
         let (view, files) = (Arc::clone(&self.view), Arc::clone(&self.files));
         self.run(async move {
             match view.open(node).await {
-                Ok(file) => reply.opened(
-                    files.insert(file),
-                    FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
-                ),
+                Ok(file) => {
+                    // What is true for no time at all has no size that holds either: it is read to its end.
+                    let cache = match view.lifetime(node) {
+                        Duration::ZERO => FopenFlags::FOPEN_DIRECT_IO,
+                        _ => FopenFlags::FOPEN_KEEP_CACHE,
+                    };
+                    reply.opened(files.insert(file), cache | FopenFlags::FOPEN_NOFLUSH);
+                }
                 Err(error) => reply.error(refuse("open", &view, node, &error)),
             }
         });
@@ -229,9 +232,14 @@ impl fuser::Filesystem for Server {
         reply.ok();
     }
 
-    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let handle = self.directories.insert(Arc::default());
-        reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
+        let cache = if self.view.lifetime(node) == UNCHANGING {
+            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR
+        } else {
+            FopenFlags::empty()
+        };
+        reply.opened(handle, cache);
     }
 
     fn readdir(
@@ -275,7 +283,7 @@ impl fuser::Filesystem for Server {
             let listed = view.list(dir, &listing, cookie, Want::Attributes, |listed| {
                 let entry = listed.entry;
                 let (ttl, (attr, generation)) = match listed.attr() {
-                    Some(known) => (TTL, known),
+                    Some(known) => (view.lifetime(dir), known),
                     None => {
                         let attr = node::unreadable(entry.ino, entry.file_type);
                         (Duration::ZERO, (attr, Generation(0)))

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use fuser::{FileAttr, Generation, INodeNo};
 
@@ -51,6 +52,11 @@ impl View {
             // A failed look is no change; whoever needs those blocks is told.
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// How long the kernel may keep what it is told of a node, and of the names in it.
+    pub(super) fn lifetime(&self, node: INodeNo) -> Duration {
+        self.fs.lifetime(self.ino(node))
     }
 
     pub(super) async fn attr(&self, node: INodeNo) -> Result<FileAttr> {

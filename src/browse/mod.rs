@@ -1,0 +1,309 @@
+//! Many targets as one tree: a [`Filesystem`](crate::fs::Filesystem) made of file systems.
+//!
+//! The root lists every target that the portals report; entering one logs in, and one that nobody uses is logged
+//! out. All volumes share one mount and so one `st_dev`: a volume's number in the upper half of its inode numbers
+//! keeps them apart. A number is never used for a second volume, so that nothing that the kernel remembers of a
+//! snapshot is ever taken for part of another one, not even of one that was made again under the same name.
+
+mod files;
+mod names;
+mod san;
+mod status;
+mod target;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use globset::GlobMatcher;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::Timestamp;
+use crate::iscsi::TargetRecord;
+
+pub use names::Aliases;
+pub use san::{Discovery, OpenTarget, OpenVolume, San};
+
+use target::{Live, Target};
+use tree::{Kind, ROOT, Tree};
+
+/// How a tree behaves.
+#[derive(Debug)]
+pub struct Options {
+    /// How long a target may be unused before it is logged out.
+    pub idle: Duration,
+    /// How often the portals are asked for their targets.
+    pub refresh: Duration,
+    /// How many targets may be logged in at a time.
+    pub max_sessions: usize,
+    /// Which targets are shown; all of them where there is none.
+    pub targets: Option<GlobMatcher>,
+    /// Readable names beside the targets' own.
+    pub aliases: Aliases,
+}
+
+/// How soon after one discovery a name that nobody knows may cause the next.
+const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
+
+/// The tree of all targets. Clones are the same tree.
+#[derive(Clone)]
+pub struct Browse {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    san: Arc<dyn San>,
+    options: Options,
+    tree: RwLock<Tree>,
+    discovery: tokio::sync::Mutex<Option<Instant>>,
+    failures: RwLock<Vec<Error>>,
+    /// The times of the tree's own directories.
+    started: Timestamp,
+    /// Whose they are: those of the one who browses.
+    owner: (u32, u32),
+}
+
+impl Browse {
+    /// A tree of what the portals report now.
+    ///
+    /// # Errors
+    /// The first failure where not one portal answered.
+    pub async fn new(san: Arc<dyn San>, options: Options) -> Result<Self> {
+        let mut tree = Tree::new();
+        let dir = tree.add(ROOT, ".snapbrowse", Kind::Dir);
+        tree.add(dir, "status", Kind::Status { json: false });
+        tree.add(dir, "status.json", Kind::Status { json: true });
+        let shared = Arc::new(Shared {
+            san,
+            options,
+            tree: RwLock::new(tree),
+            discovery: tokio::sync::Mutex::new(None),
+            failures: RwLock::default(),
+            started: now(),
+            owner: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
+        });
+        let answered = shared.refresh().await;
+        let failure = shared.read_failures().first().cloned();
+        match failure {
+            Some(failure) if !answered => Err(failure),
+            _ => Ok(Self { shared }),
+        }
+    }
+
+    /// Asks the portals for their targets now.
+    pub async fn refresh(&self) {
+        self.shared.refresh().await;
+    }
+
+    /// Logs out of everything; the tree is of no use afterwards.
+    pub async fn log_out(&self) {
+        let logins = self.shared.targets().into_iter().filter_map(|target| target.take());
+        let log_outs = logins.map(|login| async move { (login.open.log_out)().await });
+        futures_util::future::join_all(log_outs).await;
+    }
+
+    /// Logs idle targets out and asks for new ones, until the tree is dropped.
+    pub async fn keep(self) {
+        let shared = Arc::downgrade(&self.shared);
+        let refresh = self.shared.options.refresh;
+        let tick = (self.shared.options.idle.min(refresh) / 4)
+            .clamp(Duration::from_millis(50), Duration::from_secs(15));
+        drop(self);
+        let mut ticks = tokio::time::interval(tick);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut refreshed = Instant::now();
+        loop {
+            ticks.tick().await;
+            let Some(shared) = shared.upgrade() else { return };
+            shared.log_out_idle().await;
+            if refreshed.elapsed() >= refresh {
+                shared.refresh().await;
+                refreshed = Instant::now();
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Asks the portals again; `false` where none of them answered, and then nothing changes.
+    async fn refresh(&self) -> bool {
+        let mut last = self.discovery.lock().await;
+        let result = self.san.discover().await;
+        *last = Some(Instant::now());
+        drop(last);
+        let found = match result {
+            Ok(found) => found,
+            Err(error) => Discovery { targets: Vec::new(), failures: vec![error] },
+        };
+        for failure in &found.failures {
+            tracing::warn!("{failure}");
+        }
+        let complete = found.failures.is_empty();
+        let answered = complete || !found.targets.is_empty();
+        *self.failures.write().unwrap_or_else(PoisonError::into_inner) = found.failures;
+        let gone = self.apply(found.targets, complete);
+        for live in gone {
+            (live.open.log_out)().await;
+        }
+        answered
+    }
+
+    /// A name that nobody knows may be a snapshot presented a moment ago.
+    async fn refresh_for(&self, name: &[u8]) -> bool {
+        let is_target = [&b"iqn."[..], b"eui.", b"naa."].iter().any(|form| name.starts_with(form));
+        let asked = Instant::now();
+        if !is_target {
+            return false;
+        }
+        let last = *self.discovery.lock().await;
+        match last {
+            Some(last) if last > asked => true,
+            Some(last) if last.elapsed() < SHORTEST_REFRESH => false,
+            _ => self.refresh().await,
+        }
+    }
+
+    /// Puts a list of targets into the tree. Targets vanish only where every portal has answered: one that is down
+    /// says nothing about its targets. Gives back the logins of those that vanished.
+    fn apply(&self, records: Vec<TargetRecord>, complete: bool) -> Vec<Arc<Live>> {
+        let shown = |record: &TargetRecord| {
+            names::is_safe(&record.name)
+                && self.options.targets.as_ref().is_none_or(|glob| glob.is_match(&record.name))
+        };
+        let records: Vec<TargetRecord> = records.into_iter().filter(shown).collect();
+        let mut tree = self.write();
+        let mut gone = Vec::new();
+        if complete {
+            let vanished: Vec<_> = tree
+                .children(ROOT, 0)
+                .filter_map(|(id, node)| match &node.kind {
+                    Kind::Target(target) if !records.iter().any(|r| r.name == node.name) => {
+                        Some((id, Arc::clone(target)))
+                    }
+                    _ => None,
+                })
+                .collect();
+            for (id, target) in vanished {
+                gone.extend(target.take());
+                tree.remove(id);
+                tree.drop_slots(&target);
+            }
+        }
+        for record in records {
+            let known = tree.find(ROOT, &record.name).and_then(|id| tree.get(id));
+            match known.map(|node| node.kind.clone()) {
+                Some(Kind::Target(target)) => target.update(record),
+                Some(_) => tracing::warn!("{}: the name is taken by an alias", record.name),
+                None => {
+                    let name = record.name.clone();
+                    tree.add(ROOT, &name, Kind::Target(Arc::new(Target::new(record))));
+                }
+            }
+        }
+        self.options.aliases.apply(&mut tree);
+        gone
+    }
+
+    /// The login of a target, made room for and made if there is none; the caller holds a lease.
+    async fn log_in(self: &Arc<Self>, target: &Arc<Target>) -> Result<Arc<Live>> {
+        if let Some(live) = target.live() {
+            return Ok(live);
+        }
+        self.make_room(target).await?;
+        let (shared, owner) = (Arc::clone(self), Arc::clone(target));
+        let new_slots = move |count| shared.write().new_slots(&owner, count);
+        let live = target.log_in(&self.san, new_slots).await?;
+        self.show_volumes(target, &live);
+        Ok(live)
+    }
+
+    /// Puts the volumes of a login into the tree: under the target itself, or each in a directory.
+    fn show_volumes(&self, target: &Arc<Target>, live: &Live) {
+        let record = target.record();
+        let mut tree = self.write();
+        // It may have vanished meanwhile; its inode numbers lead nowhere then.
+        let Some(id) = tree.find(ROOT, &record.name) else { return };
+        let slots = &live.incarnation.slots;
+        if slots.iter().all(|slot| tree.shown(*slot).is_some()) {
+            return;
+        }
+        tree.clear(id);
+        for (volume, slot) in live.open.volumes.iter().zip(slots) {
+            let node = match volume.path.split_last() {
+                None => id,
+                Some((name, dirs)) => {
+                    let dir = dirs.iter().fold(id, |dir, name| tree.add(dir, name, Kind::Dir));
+                    tree.add(dir, name, Kind::Volume(Arc::clone(target), *slot))
+                }
+            };
+            tree.show(*slot, node);
+        }
+        self.options.aliases.apply(&mut tree);
+    }
+
+    /// Logs the longest unused target out where as many are logged in as may be.
+    async fn make_room(&self, newcomer: &Arc<Target>) -> Result<()> {
+        loop {
+            let targets = self.targets();
+            let others = targets.iter().filter(|target| !Arc::ptr_eq(target, newcomer));
+            let live: Vec<_> = others.filter(|target| target.live().is_some()).collect();
+            if live.len() < self.options.max_sessions {
+                return Ok(());
+            }
+            let idle = live.iter().filter_map(|target| target.idle().map(|idle| (idle, target)));
+            let Some((_, longest)) = idle.max_by_key(|(idle, _)| *idle) else {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    format!("{} targets are logged in and in use", live.len()),
+                )
+                .with_hint("close files, or allow more with --max-sessions"));
+            };
+            if let Some(login) = longest.take_idle() {
+                (login.open.log_out)().await;
+            }
+        }
+    }
+
+    async fn log_out_idle(&self) {
+        for target in self.targets() {
+            if target.idle().is_some_and(|idle| idle >= self.options.idle) {
+                if let Some(login) = target.take_idle() {
+                    tracing::info!("{}: logging out, idle", target.record().name);
+                    (login.open.log_out)().await;
+                }
+            }
+        }
+    }
+
+    fn targets(&self) -> Vec<Arc<Target>> {
+        let tree = self.read();
+        let targets = tree.children(ROOT, 0).filter_map(|(_, node)| match &node.kind {
+            Kind::Target(target) => Some(Arc::clone(target)),
+            _ => None,
+        });
+        targets.collect()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Tree> {
+        self.tree.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tree> {
+        self.tree.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_failures(&self) -> RwLockReadGuard<'_, Vec<Error>> {
+        self.failures.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The time of day.
+fn now() -> Timestamp {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanoseconds: since.subsec_nanos(),
+    }
+}

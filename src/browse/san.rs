@@ -1,0 +1,69 @@
+//! What a tree of targets needs of a SAN: a list of targets, and each of them opened.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::error::Error;
+use crate::fs::{Filesystem, Pending};
+use crate::iscsi::TargetRecord;
+
+/// The way to the targets. Everything it does has a bound in time of its own.
+pub trait San: Send + Sync + 'static {
+    /// Asks every portal for its targets. A portal that does not answer is one of the failures.
+    fn discover(&self) -> Pending<'_, Discovery>;
+
+    /// Logs in to a target and opens every file system on it.
+    fn open<'a>(&'a self, target: &'a TargetRecord) -> Pending<'a, OpenTarget>;
+}
+
+/// What the portals said.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    /// The targets of all portals that answered, those of the same name merged.
+    pub targets: Vec<TargetRecord>,
+    /// Why the others did not.
+    pub failures: Vec<Error>,
+}
+
+impl Discovery {
+    /// Adds a target, or its portals to the target of that name.
+    pub fn add(&mut self, record: TargetRecord) {
+        match self.targets.iter_mut().find(|known| known.name == record.name) {
+            None => self.targets.push(record),
+            Some(known) => {
+                for portal in record.portals {
+                    if !known.portals.contains(&portal) {
+                        known.portals.push(portal);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A target that is logged in.
+pub struct OpenTarget {
+    /// The name that the target gives itself (TargetAlias).
+    pub alias: Option<String>,
+    /// The file systems found on it.
+    pub volumes: Vec<OpenVolume>,
+    /// What a person should know: LUNs and volumes that could not be opened, and why.
+    pub notes: Vec<String>,
+    /// Bytes read from the target so far.
+    pub bytes_read: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Ends the login; what it opened is dead afterwards.
+    pub log_out: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+}
+
+/// One file system of a target.
+pub struct OpenVolume {
+    /// The directories that lead to it within its target: none where it is the only one, else `lun0`, `p1`.
+    pub path: Vec<String>,
+    /// Its files.
+    pub filesystem: Arc<dyn Filesystem>,
+    /// Tells this file system from another one that later goes by the same name: capacity, UUID, times of writing.
+    pub identity: Vec<u8>,
+    /// A line about it for people: type, label, journal.
+    pub summary: String,
+}

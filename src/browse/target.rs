@@ -1,0 +1,298 @@
+//! One target: logged out, logged in, or failed not long ago.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::Filesystem;
+use crate::iscsi::TargetRecord;
+
+use super::san::{OpenTarget, San};
+
+/// The wait after a first failed login; doubled with each further one.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// The longest wait. A person who mends the SAN does not want to wait longer for the next try.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// A target of the tree, whatever its state.
+pub(super) struct Target {
+    record: Mutex<TargetRecord>,
+    /// Requests and open files; a target with any is not idle.
+    leases: AtomicUsize,
+    /// One login at a time; held while it lasts.
+    login: tokio::sync::Mutex<()>,
+    state: RwLock<State>,
+}
+
+struct State {
+    live: Option<Arc<Live>>,
+    /// What was open last, to be recognised when it comes back.
+    known: Option<Arc<Incarnation>>,
+    failure: Option<Failure>,
+    last_used: Instant,
+    logins: u64,
+    alias: Option<String>,
+}
+
+struct Failure {
+    error: Error,
+    at: Instant,
+    count: u32,
+}
+
+/// The volumes of one state of a target: the same slots mean the same files.
+#[derive(Debug)]
+pub(super) struct Incarnation {
+    /// For each volume its slot, in the order of [`Live::volumes`].
+    pub(super) slots: Vec<u32>,
+    identities: Vec<Identity>,
+}
+
+/// Where a volume lies in its target, and what it holds.
+type Identity = (Vec<String>, Vec<u8>);
+
+/// A login with its open file systems.
+pub(super) struct Live {
+    pub(super) open: OpenTarget,
+    pub(super) incarnation: Arc<Incarnation>,
+    /// For each volume the error that it answers with, once it has been found to change.
+    changed: Vec<OnceLock<Error>>,
+}
+
+impl Live {
+    /// The file system behind a slot, if this login has it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BeingWritten`] once the volume has been found to change.
+    pub(super) fn volume(&self, slot: u32) -> Result<Option<&Arc<dyn Filesystem>>> {
+        let index = self.incarnation.slots.iter().position(|known| *known == slot);
+        let Some(index) = index else { return Ok(None) };
+        match self.changed[index].get() {
+            Some(changed) => Err(changed.clone()),
+            None => Ok(Some(&self.open.volumes[index].filesystem)),
+        }
+    }
+
+    /// Looks whether the volumes hold still. One that does not answers nothing any more until the next login.
+    pub(super) async fn check_unchanged(&self, target: &str) {
+        for (volume, changed) in self.open.volumes.iter().zip(&self.changed) {
+            if changed.get().is_some() {
+                continue;
+            }
+            match volume.filesystem.check_unchanged().await {
+                Err(error) if error.kind() == ErrorKind::BeingWritten => {
+                    let error =
+                        error.context([&[target.to_owned()], &volume.path[..]].concat().join("/"));
+                    tracing::error!("{error}; every further request is answered EIO");
+                    changed.get_or_init(|| error);
+                }
+                // A failed look is no change; whoever needs those blocks is told.
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
+    /// The slot of the only file system, if the target shows it directly.
+    pub(super) fn direct(&self) -> Option<u32> {
+        match self.open.volumes.as_slice() {
+            [only] if only.path.is_empty() => self.incarnation.slots.first().copied(),
+            _ => None,
+        }
+    }
+}
+
+/// Keeps a target logged in while it lives.
+pub(super) struct Lease {
+    target: Arc<Target>,
+    counts_as_use: bool,
+}
+
+impl Lease {
+    /// Ends the lease as if it had not been: looking after a target is no use of it.
+    pub(super) fn end_unused(mut self) {
+        self.counts_as_use = false;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.counts_as_use {
+            self.target.write().last_used = Instant::now();
+        }
+        self.target.leases.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// For the status file.
+pub(super) struct Report {
+    pub(super) live: Option<Arc<Live>>,
+    pub(super) in_use: usize,
+    pub(super) idle: Duration,
+    pub(super) logins: u64,
+    pub(super) failure: Option<(Error, Duration)>,
+}
+
+impl Target {
+    pub(super) fn new(record: TargetRecord) -> Self {
+        Self {
+            record: Mutex::new(record),
+            leases: AtomicUsize::new(0),
+            login: tokio::sync::Mutex::new(()),
+            state: RwLock::new(State {
+                live: None,
+                known: None,
+                failure: None,
+                last_used: Instant::now(),
+                logins: 0,
+                alias: None,
+            }),
+        }
+    }
+
+    pub(super) fn record(&self) -> TargetRecord {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes note of what the portals say of the target now.
+    pub(super) fn update(&self, record: TargetRecord) {
+        *self.record.lock().unwrap_or_else(PoisonError::into_inner) = record;
+    }
+
+    pub(super) fn lease(self: &Arc<Self>) -> Lease {
+        self.leases.fetch_add(1, Ordering::SeqCst);
+        Lease { target: Arc::clone(self), counts_as_use: true }
+    }
+
+    /// The name that the target gave itself at its last login.
+    pub(super) fn alias(&self) -> Option<String> {
+        self.read().alias.clone()
+    }
+
+    /// The login, if there is one.
+    pub(super) fn live(&self) -> Option<Arc<Live>> {
+        self.read().live.clone()
+    }
+
+    /// The login, made if there is none; the caller holds a lease. `new_slots` numbers volumes not seen before.
+    ///
+    /// # Errors
+    /// Those of [`San::open`]; the last one again, without a new try, until its back-off has passed.
+    pub(super) async fn log_in(
+        self: &Arc<Self>,
+        san: &Arc<dyn San>,
+        new_slots: impl Fn(usize) -> Vec<u32> + Send + 'static,
+    ) -> Result<Arc<Live>> {
+        if let Some(live) = self.live() {
+            return Ok(live);
+        }
+        // A task of its own: whoever asked may be interrupted, and the others still wait for it.
+        let (target, san) = (Arc::clone(self), Arc::clone(san));
+        let task = tokio::spawn(async move {
+            let _one_at_a_time = target.login.lock().await;
+            if let Some(live) = target.live() {
+                return Ok(live);
+            }
+            target.check_backoff()?;
+            let record = target.record();
+            match san.open(&record).await {
+                Ok(open) => Ok(target.opened(open, new_slots)),
+                Err(error) => Err(target.failed(error.context(&record.name))),
+            }
+        });
+        task.await
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Interrupted, "the login broke off")))
+    }
+
+    fn check_backoff(&self) -> Result<()> {
+        match &self.read().failure {
+            Some(failure) if failure.at.elapsed() < backoff(failure.count) => {
+                Err(failure.error.clone())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn opened(&self, open: OpenTarget, new_slots: impl Fn(usize) -> Vec<u32>) -> Arc<Live> {
+        let identity =
+            |volume: &super::san::OpenVolume| (volume.path.clone(), volume.identity.clone());
+        let identities: Vec<Identity> = open.volumes.iter().map(identity).collect();
+        let mut state = self.write();
+        let incarnation = match &state.known {
+            Some(known) if known.identities == identities => Arc::clone(known),
+            _ => Arc::new(Incarnation { slots: new_slots(identities.len()), identities }),
+        };
+        let changed = open.volumes.iter().map(|_| OnceLock::new()).collect();
+        if open.alias.is_some() {
+            state.alias.clone_from(&open.alias);
+        }
+        let live = Arc::new(Live { open, incarnation: Arc::clone(&incarnation), changed });
+        state.live = Some(Arc::clone(&live));
+        state.known = Some(incarnation);
+        state.failure = None;
+        state.logins += 1;
+        live
+    }
+
+    fn failed(&self, error: Error) -> Error {
+        tracing::warn!("{error}");
+        let mut state = self.write();
+        let count = state.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
+        state.failure = Some(Failure { error: error.clone(), at: Instant::now(), count });
+        error
+    }
+
+    /// How long the target has been logged in without use; `None` where it is in use or logged out.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        let state = self.read();
+        let in_use = self.leases.load(Ordering::SeqCst) > 0;
+        (state.live.is_some() && !in_use).then(|| state.last_used.elapsed())
+    }
+
+    /// Takes the login away, if nobody uses it; the caller logs it out.
+    pub(super) fn take_idle(&self) -> Option<Arc<Live>> {
+        // Whoever takes a lease after this look waits for the lock and then finds no login.
+        let mut state = self.write();
+        if self.leases.load(Ordering::SeqCst) > 0 {
+            return None;
+        }
+        state.live.take()
+    }
+
+    /// Takes the login away from under its users: it is of no use to them any more.
+    pub(super) fn take(&self) -> Option<Arc<Live>> {
+        self.write().live.take()
+    }
+
+    /// Takes this login away, if it still is the one.
+    pub(super) fn give_up(&self, broken: &Arc<Live>) -> Option<Arc<Live>> {
+        self.write().live.take_if(|live| Arc::ptr_eq(live, broken))
+    }
+
+    pub(super) fn report(&self) -> Report {
+        let state = self.read();
+        Report {
+            live: state.live.clone(),
+            in_use: self.leases.load(Ordering::SeqCst),
+            idle: state.last_used.elapsed(),
+            logins: state.logins,
+            failure: state.failure.as_ref().map(|failure| {
+                let wait = backoff(failure.count).saturating_sub(failure.at.elapsed());
+                (failure.error.clone(), wait)
+            }),
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(10);
+    (FIRST_BACKOFF * (1 << doublings)).min(LONGEST_BACKOFF)
+}

@@ -1,0 +1,318 @@
+//! The tree over a SAN of memory, on simulated time.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::*;
+use crate::fs::memory::MemoryFs;
+use crate::fs::{FileType, Filesystem, Ino, Pending};
+
+const HOME: &str = "iqn.2026-01.test:home-2026-11-20";
+const MAIL: &str = "iqn.2026-01.test:mail";
+const DEAD: &str = "iqn.2026-01.test:dead";
+
+/// What the SAN has behind one target.
+#[derive(Clone)]
+struct Disk {
+    /// Path and contents of the one file of each volume.
+    volumes: Vec<(Vec<&'static str>, &'static str)>,
+    identity: u8,
+    being_written: bool,
+    failure: Option<ErrorKind>,
+}
+
+fn disk(contents: &'static str) -> Disk {
+    let volumes = vec![(Vec::new(), contents)];
+    Disk { volumes, identity: 1, being_written: false, failure: None }
+}
+
+#[derive(Default)]
+struct MemorySan {
+    disks: Mutex<BTreeMap<&'static str, Disk>>,
+    portal_down: Mutex<bool>,
+    logins: AtomicUsize,
+    logouts: Arc<AtomicUsize>,
+}
+
+impl MemorySan {
+    fn logins(&self) -> usize {
+        self.logins.load(Ordering::SeqCst)
+    }
+
+    fn logouts(&self) -> usize {
+        self.logouts.load(Ordering::SeqCst)
+    }
+
+    fn put(&self, name: &'static str, disk: Disk) {
+        self.disks.lock().unwrap().insert(name, disk);
+    }
+}
+
+impl San for MemorySan {
+    fn discover(&self) -> Pending<'_, Discovery> {
+        let mut found = Discovery::default();
+        if *self.portal_down.lock().unwrap() {
+            found.failures.push(Error::new(ErrorKind::Connect, "connect: connection refused"));
+        } else {
+            for name in self.disks.lock().unwrap().keys() {
+                found.add(TargetRecord { name: (*name).to_owned(), portals: Vec::new() });
+            }
+        }
+        Box::pin(async move { Ok(found) })
+    }
+
+    fn open<'a>(&'a self, target: &'a TargetRecord) -> Pending<'a, OpenTarget> {
+        Box::pin(async move {
+            // Long enough for others to ask meanwhile.
+            tokio::task::yield_now().await;
+            self.logins.fetch_add(1, Ordering::SeqCst);
+            let disk = self.disks.lock().unwrap().get(target.name.as_str()).cloned();
+            let disk = disk.ok_or_else(|| Error::new(ErrorKind::Login, "no such target"))?;
+            if let Some(kind) = disk.failure {
+                return Err(Error::new(kind, "it does not let us in"));
+            }
+            let open = |(path, contents): (Vec<&'static str>, &'static str)| {
+                let mut fs = MemoryFs::new();
+                fs.put("dir/file", FileType::Regular, contents.as_bytes());
+                fs.being_written = disk.being_written;
+                OpenVolume {
+                    path: path.into_iter().map(str::to_owned).collect(),
+                    filesystem: Arc::new(fs),
+                    identity: vec![disk.identity],
+                    summary: "memory".to_owned(),
+                }
+            };
+            let logouts = Arc::clone(&self.logouts);
+            Ok(OpenTarget {
+                alias: None,
+                volumes: disk.volumes.into_iter().map(open).collect(),
+                notes: Vec::new(),
+                bytes_read: Box::new(|| 0),
+                log_out: Box::new(move || {
+                    let logouts = Arc::clone(&logouts);
+                    Box::pin(async move {
+                        logouts.fetch_add(1, Ordering::SeqCst);
+                    })
+                }),
+            })
+        })
+    }
+}
+
+fn san() -> Arc<MemorySan> {
+    let san = MemorySan::default();
+    san.put(HOME, disk("home"));
+    san.put(MAIL, disk("mail"));
+    san.put(DEAD, Disk { failure: Some(ErrorKind::Login), ..disk("") });
+    Arc::new(san)
+}
+
+async fn tree_of(san: &Arc<MemorySan>, max_sessions: usize) -> Browse {
+    let options = Options {
+        idle: Duration::ZERO,
+        refresh: Duration::from_secs(60),
+        max_sessions,
+        targets: None,
+        aliases: Aliases::default(),
+    };
+    let san: Arc<dyn San> = Arc::<MemorySan>::clone(san);
+    Browse::new(san, options).await.unwrap()
+}
+
+async fn names(tree: &Browse, dir: Ino) -> Vec<String> {
+    let entries = tree.readdir(dir, 0).await.unwrap();
+    entries.into_iter().map(|entry| String::from_utf8(entry.name).unwrap()).collect()
+}
+
+async fn walk(tree: &Browse, path: &[&str]) -> Result<Ino> {
+    let mut ino = tree.root();
+    for name in path {
+        ino = tree.lookup(ino, name.as_bytes()).await?;
+    }
+    Ok(ino)
+}
+
+async fn contents(tree: &Browse, path: &[&str]) -> Result<String> {
+    let file = tree.open(walk(tree, path).await?).await?;
+    let bytes = file.read(0, 100).await?.into_bytes();
+    Ok(String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn the_root_is_listed_without_a_login_and_a_target_logs_in_once() {
+    let san = san();
+    let tree = tree_of(&san, 9).await;
+    let root = names(&tree, tree.root()).await;
+    for name in [HOME, MAIL, DEAD, "mail", "home-2026-11-20", "by-volume", ".snapbrowse"] {
+        assert!(root.iter().any(|known| known == name), "{name} is not in {root:?}");
+    }
+    for name in &root {
+        let ino = tree.lookup(tree.root(), name.as_bytes()).await.unwrap();
+        tree.getattr(ino).await.unwrap();
+        let _ = tree.getxattr(ino, b"system.posix_acl_access").await;
+    }
+    assert_eq!(san.logins(), 0);
+    let ways = [[HOME, "dir", "file"], [HOME, "dir", "file"], [HOME, "dir", "file"]];
+    let found = futures_util::future::join_all(ways.iter().map(|way| contents(&tree, way))).await;
+    assert!(found.into_iter().all(|text| text.unwrap() == "home"));
+    assert_eq!(san.logins(), 1);
+}
+
+#[tokio::test]
+async fn links_by_volume_and_date_lead_to_the_target() {
+    let tree = tree_of(&san(), 9).await;
+    let link = walk(&tree, &["by-volume", "home", "2026-11-20"]).await.unwrap();
+    assert_eq!(tree.readlink(link).await.unwrap(), format!("../../{HOME}").as_bytes());
+}
+
+#[tokio::test]
+async fn an_idle_target_is_logged_out_and_comes_back_with_the_same_numbers() {
+    let san = san();
+    let tree = tree_of(&san, 9).await;
+    let before = walk(&tree, &[HOME, "dir", "file"]).await.unwrap();
+    let open = tree.open(before).await.unwrap();
+    tree.shared.log_out_idle().await;
+    assert_eq!(san.logouts(), 0, "an open file keeps its target logged in");
+    drop(open);
+    tree.shared.log_out_idle().await;
+    assert_eq!(san.logouts(), 1);
+    // The kernel may still hold the old number.
+    assert_eq!(tree.getattr(before).await.unwrap().ino, before);
+    assert_eq!(walk(&tree, &[HOME, "dir", "file"]).await.unwrap(), before);
+    assert_eq!(san.logins(), 2);
+}
+
+#[tokio::test]
+async fn another_snapshot_under_the_same_name_gets_numbers_of_its_own() {
+    let san = san();
+    let tree = tree_of(&san, 9).await;
+    let before = walk(&tree, &[HOME, "dir", "file"]).await.unwrap();
+    tree.shared.log_out_idle().await;
+    san.put(HOME, Disk { identity: 2, ..disk("new") });
+    let after = walk(&tree, &[HOME, "dir", "file"]).await.unwrap();
+    assert_ne!(before, after);
+    assert_eq!(tree.getattr(before).await.unwrap_err().kind(), ErrorKind::Stale);
+    assert_eq!(contents(&tree, &[HOME, "dir", "file"]).await.unwrap(), "new");
+}
+
+#[tokio::test]
+async fn volumes_of_two_targets_never_share_a_number() {
+    let tree = tree_of(&san(), 9).await;
+    let home = walk(&tree, &[HOME, "dir", "file"]).await.unwrap();
+    let mail = walk(&tree, &[MAIL, "dir", "file"]).await.unwrap();
+    assert_ne!(home, mail);
+    assert_eq!(contents(&tree, &[MAIL, "dir", "file"]).await.unwrap(), "mail");
+}
+
+#[tokio::test]
+async fn several_volumes_stand_in_directories() {
+    let san = san();
+    let volumes = vec![(vec!["lun0", "p1"], "first"), (vec!["lun1", "vg", "lv"], "second")];
+    san.put(MAIL, Disk { volumes, ..disk("") });
+    let tree = tree_of(&san, 9).await;
+    let target = walk(&tree, &[MAIL]).await.unwrap();
+    assert_eq!(names(&tree, target).await, [".", "..", "lun0", "lun1"]);
+    let second = [MAIL, "lun1", "vg", "lv", "dir", "file"];
+    assert_eq!(contents(&tree, &second).await.unwrap(), "second");
+    // Back to one: the directories make room for it.
+    tree.shared.log_out_idle().await;
+    san.put(MAIL, Disk { identity: 7, ..disk("only") });
+    assert_eq!(contents(&tree, &[MAIL, "dir", "file"]).await.unwrap(), "only");
+    assert_eq!(names(&tree, target).await, [".", "..", "dir"]);
+}
+
+#[tokio::test]
+async fn dots_lead_up_out_of_a_volume() {
+    let tree = tree_of(&san(), 9).await;
+    let target = walk(&tree, &[HOME]).await.unwrap();
+    let entries = tree.readdir(target, 0).await.unwrap();
+    let number = |name: &[u8]| entries.iter().find(|entry| entry.name == name).unwrap().ino;
+    assert_eq!(number(b"."), target);
+    assert_eq!(number(b".."), tree.root());
+    assert_eq!(tree.getattr(target).await.unwrap().ino, target);
+}
+
+#[tokio::test]
+async fn a_refused_login_is_told_again_without_a_new_try_until_its_time_has_passed() {
+    let san = san();
+    let tree = tree_of(&san, 9).await;
+    for _ in 0..3 {
+        let error = walk(&tree, &[DEAD, "dir"]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Login);
+        assert!(error.to_string().contains(DEAD), "{error}");
+    }
+    assert_eq!(san.logins(), 1);
+    assert!(contents(&tree, &[HOME, "dir", "file"]).await.is_ok(), "the others are not blocked");
+    let status = contents_of_status(&tree).await;
+    assert!(status.contains("it does not let us in"), "{status}");
+}
+
+async fn contents_of_status(tree: &Browse) -> String {
+    let ino = walk(tree, &[".snapbrowse", "status"]).await.unwrap();
+    let file = tree.open(ino).await.unwrap();
+    String::from_utf8(file.read(0, 1 << 16).await.unwrap().into_bytes().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn targets_come_and_go_but_a_dead_portal_takes_none_away() {
+    let san = san();
+    let tree = tree_of(&san, 9).await;
+    let file = walk(&tree, &[MAIL, "dir", "file"]).await.unwrap();
+    *san.portal_down.lock().unwrap() = true;
+    tree.refresh().await;
+    assert!(tree.getattr(file).await.is_ok());
+    *san.portal_down.lock().unwrap() = false;
+    san.disks.lock().unwrap().remove(MAIL);
+    san.put("iqn.2026-01.test:new", disk("new"));
+    tree.refresh().await;
+    let root = names(&tree, tree.root()).await;
+    assert!(!root.iter().any(|name| name == MAIL || name == "mail"), "{root:?}");
+    assert!(root.iter().any(|name| name == "new"), "{root:?}");
+    assert_eq!(tree.getattr(file).await.unwrap_err().kind(), ErrorKind::Stale);
+    assert_eq!(san.logouts(), 1);
+}
+
+#[tokio::test]
+async fn the_longest_unused_target_makes_room_for_the_next() {
+    let san = san();
+    let tree = tree_of(&san, 1).await;
+    assert_eq!(contents(&tree, &[HOME, "dir", "file"]).await.unwrap(), "home");
+    let mail = tree.open(walk(&tree, &[MAIL, "dir", "file"]).await.unwrap()).await.unwrap();
+    assert_eq!((san.logins(), san.logouts()), (2, 1));
+    // The one that is left is in use.
+    assert_eq!(walk(&tree, &[HOME, "dir"]).await.unwrap_err().kind(), ErrorKind::Busy);
+    drop(mail);
+    assert!(walk(&tree, &[HOME, "dir"]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_volume_that_is_being_written_fails_alone() {
+    let san = san();
+    san.put(HOME, Disk { being_written: true, ..disk("home") });
+    let tree = tree_of(&san, 9).await;
+    let (home, mail) = ([HOME, "dir", "file"], [MAIL, "dir", "file"]);
+    let open = tree.open(walk(&tree, &home).await.unwrap()).await.unwrap();
+    assert!(contents(&tree, &mail).await.is_ok());
+    tree.check_unchanged().await.unwrap();
+    assert_eq!(contents(&tree, &home).await.unwrap_err().kind(), ErrorKind::BeingWritten);
+    assert_eq!(open.read(0, 1).await.unwrap_err().kind(), ErrorKind::BeingWritten);
+    assert!(contents(&tree, &mail).await.is_ok());
+}
+
+#[tokio::test]
+async fn no_portal_at_all_is_an_error() {
+    let san = san();
+    *san.portal_down.lock().unwrap() = true;
+    let options = Options {
+        idle: Duration::ZERO,
+        refresh: Duration::from_secs(60),
+        max_sessions: 1,
+        targets: None,
+        aliases: Aliases::default(),
+    };
+    let error = Browse::new(san, options).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Connect);
+}

@@ -1,0 +1,127 @@
+//! `snapbrowse browse`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use globset::Glob;
+
+use crate::browse::{Aliases, Browse, Options};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::{Mount, MountOptions, Mountpoint, Watchdog};
+
+use super::args::SourceArg;
+use super::background::Background;
+use super::exit::Exit;
+use super::mount_options::OptionList;
+use super::san::PortalSan;
+use super::source::{Context, portals};
+use super::{Signals, units, unless_interrupted};
+
+/// Show all targets of a SAN as one tree of files
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The root lists every target that the portals report, without logging in to any. Entering one logs in and shows its
+files; a target that nobody uses is logged out again. by-volume groups the snapshots of a volume by date, and
+.snapbrowse/status tells what each target is doing. SIGHUP asks the portals anew.
+
+Examples:
+  snapbrowse browse iscsi://san1 ~/san
+  snapbrowse browse --targets '*:home-*' --idle 1m iscsi://san1 iscsi://san2:3261 ~/san
+  snapbrowse browse ~/san                       the portals of the configuration")]
+pub(crate) struct Args {
+    /// Stay in the foreground
+    #[arg(short, long)]
+    pub(crate) foreground: bool,
+    /// Mount options: allow_other, noexec, and every long option of this program as NAME=VALUE
+    #[arg(short = 'o', value_name = "OPTS", value_delimiter = ',')]
+    pub(crate) options: Vec<String>,
+    /// Log out of a target that was not used for this long
+    #[arg(long, value_parser = units::duration, value_name = "TIME", default_value = "5m")]
+    idle: Duration,
+    /// Ask the portals for their targets this often
+    #[arg(long, value_parser = units::duration, value_name = "TIME", default_value = "60s")]
+    refresh: Duration,
+    /// Be logged in to no more targets than this at a time
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    max_sessions: u16,
+    /// Show only targets whose names match
+    #[arg(long, value_name = "GLOB")]
+    targets: Option<Glob>,
+    /// Portals (iscsi://HOST[:PORT]), and last an empty directory
+    #[arg(required = true, value_name = "PORTAL... MOUNTPOINT")]
+    places: Vec<OsString>,
+}
+
+/// Mounts the tree, says that it is ready, and serves until it is unmounted or a signal comes.
+pub(crate) async fn run(
+    context: Arc<Context>,
+    args: Args,
+    options: OptionList,
+    background: Option<Background>,
+    signals: &mut Signals,
+) -> Result<Exit> {
+    let (mountpoint, portal_args) =
+        args.places.split_last().expect("clap sees to it that there is at least one");
+    let mountpoint = Mountpoint::new(&PathBuf::from(mountpoint))?;
+    let portal_args: Vec<SourceArg> = portal_args.iter().cloned().map(SourceArg::from).collect();
+    let urls = context.settings.portals(&portal_args)?;
+    let name = urls.iter().map(portals).collect::<Vec<_>>().join(" ");
+    let rules = aliases(&context)?;
+    let tree_options = Options {
+        idle: args.idle,
+        refresh: args.refresh.max(Duration::from_secs(1)),
+        max_sessions: args.max_sessions.into(),
+        targets: args.targets.as_ref().map(Glob::compile_matcher),
+        aliases: rules,
+    };
+    let san = Arc::new(PortalSan::new(context, urls));
+    let browse =
+        unless_interrupted(signals, async move { Browse::new(san, tree_options).await }).await?;
+    let mount_options = MountOptions {
+        source_name: name,
+        allow_other: options.allow_other,
+        no_exec: options.no_exec,
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let mut mount = Mount::new(Arc::new(browse.clone()), &mountpoint, &mount_options, runtime)?;
+    if let Some(background) = background {
+        background.ready()?;
+    }
+    // Last, because it must not hold on to the terminal of whoever waited.
+    let watchdog = Watchdog::start(&mount)?;
+    let keeper = tokio::spawn(browse.clone().keep());
+    let result = serve(&browse, &mut mount, signals).await;
+    keeper.abort();
+    let unmounted = mount.unmount().await;
+    watchdog.dismiss();
+    browse.log_out().await;
+    result.and(unmounted).map(|()| Exit::Done)
+}
+
+/// Until the tree is unmounted or a signal asks for the end.
+async fn serve(browse: &Browse, mount: &mut Mount, signals: &mut Signals) -> Result<()> {
+    loop {
+        tokio::select! {
+            ended = mount.ended() => return ended,
+            _ = signals.interrupt.recv() => return Ok(()),
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.hang_up.recv() => browse.refresh().await,
+        }
+    }
+}
+
+/// The `[alias]` table: patterns and what they become.
+fn aliases(context: &Context) -> Result<Aliases> {
+    let rules = context.settings.config.alias.iter().map(|(pattern, alias)| {
+        let alias = alias.as_str().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Usage,
+                format!("configuration: alias {pattern:?} is not a string"),
+            )
+        })?;
+        Ok((pattern.as_str(), alias))
+    });
+    Aliases::new(rules.collect::<Result<Vec<_>>>()?)
+}

@@ -1,0 +1,231 @@
+//! The SAN behind a tree of targets: discovery and logins with what the settings say.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::future;
+
+use crate::block::{BlockSource, ReadFuture, Segments};
+use crate::browse::{Discovery, OpenTarget, OpenVolume, San};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::Pending;
+use crate::fs::ext::{self, Ext};
+use crate::iscsi::{self, IscsiUrl, LunInfo, Session, TargetRecord};
+use crate::volume::{self, Content, Volume};
+
+use super::source::Context;
+
+/// Where a superblock lies in its volume, in every ext file system.
+const SUPERBLOCK: u64 = 1024;
+
+/// The targets of some portals.
+pub(crate) struct PortalSan {
+    context: Arc<Context>,
+    portals: Vec<IscsiUrl>,
+}
+
+impl PortalSan {
+    pub(crate) fn new(context: Arc<Context>, portals: Vec<IscsiUrl>) -> Self {
+        Self { context, portals }
+    }
+
+    async fn ask(&self, url: &IscsiUrl) -> Result<Vec<TargetRecord>> {
+        let config = self.context.settings.login(url)?;
+        iscsi::discover(&url.portals, &config).await
+    }
+
+    /// The address under which a portal answered, with the name of a target that it reported.
+    fn url(&self, record: &TargetRecord) -> Option<IscsiUrl> {
+        let reported =
+            |url: &&IscsiUrl| record.portals.iter().any(|(portal, _)| url.portals.contains(portal));
+        let url = self.portals.iter().find(reported).or(self.portals.first())?;
+        Some(IscsiUrl { target: Some(record.name.clone()), lun: None, ..url.clone() })
+    }
+
+    async fn log_in(&self, record: &TargetRecord) -> Result<OpenTarget> {
+        let url =
+            self.url(record).ok_or_else(|| Error::new(ErrorKind::Usage, "no portal was named"))?;
+        let config = self.context.settings.login(&url)?;
+        // The portals that told us of the target can be reached; others that it lists may stand in another network.
+        let listed = record.portals.iter().map(|(portal, _)| portal.clone());
+        let (mut portals, others): (Vec<_>, Vec<_>) =
+            listed.partition(|portal| url.portals.contains(portal));
+        portals.extend(others);
+        if portals.is_empty() {
+            portals.clone_from(&url.portals);
+        }
+        let session = Session::login(&portals, &record.name, &config).await?;
+        match self.open_all(&session).await {
+            Ok(open) => Ok(open),
+            Err(error) => {
+                log_out(&session).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens every file system on every disk of a session.
+    async fn open_all(&self, session: &Session) -> Result<OpenTarget> {
+        let disks: Vec<LunInfo> =
+            session.luns().await?.into_iter().filter(|info| info.is_disk).collect();
+        let read = Arc::new(AtomicU64::new(0));
+        let mut volumes = Vec::new();
+        let mut notes = Vec::new();
+        for info in &disks {
+            let lun = format!("lun{}", info.lun);
+            match self.open_disk(session, info, &read).await {
+                Ok(found) => {
+                    notes.extend(found.notes.into_iter().map(|note| format!("{lun}: {note}")));
+                    volumes.extend(found.volumes.into_iter().map(|mut volume| {
+                        if disks.len() > 1 {
+                            volume.path.insert(0, lun.clone());
+                        }
+                        volume
+                    }));
+                }
+                Err(error) => notes.push(format!("{lun}: {error}")),
+            }
+        }
+        if let [only] = volumes.as_mut_slice() {
+            only.path.clear();
+        }
+        if volumes.is_empty() {
+            let found = if notes.is_empty() { "no disk".to_owned() } else { notes.join("; ") };
+            return Err(Error::new(
+                ErrorKind::NoFilesystem,
+                format!("no readable file system: {found}"),
+            ));
+        }
+        let session = session.clone();
+        Ok(OpenTarget {
+            alias: session.target_alias().map(str::to_owned),
+            volumes,
+            notes,
+            bytes_read: Box::new(move || read.load(Ordering::Relaxed)),
+            log_out: Box::new(move || {
+                let session = session.clone();
+                Box::pin(async move { log_out(&session).await })
+            }),
+        })
+    }
+
+    async fn open_disk(
+        &self,
+        session: &Session,
+        info: &LunInfo,
+        read: &Arc<AtomicU64>,
+    ) -> Result<Disk> {
+        let lun = Arc::new(session.open_lun(Some(info.lun)).await?);
+        let counted = Counted { lun, read: Arc::clone(read) };
+        let device: Arc<dyn BlockSource> = Arc::new(self.context.cache(Arc::new(counted)));
+        let scan = volume::scan(&device).await?;
+        let mut disk = Disk { volumes: Vec::new(), notes: scan.warnings };
+        for volume in scan.volumes {
+            let result = match volume.content {
+                Content::Ext => self.open_volume(&device, &volume).await,
+                Content::PhysicalVolume => continue,
+                other => Err(Error::new(
+                    ErrorKind::NoFilesystem,
+                    format!("{}, not read here", super::source::content_name(other)),
+                )),
+            };
+            match result {
+                Ok(open) => disk.volumes.push(open),
+                Err(error) => disk.notes.push(format!("{}: {error}", volume.name)),
+            }
+        }
+        Ok(disk)
+    }
+
+    async fn open_volume(
+        &self,
+        device: &Arc<dyn BlockSource>,
+        volume: &Volume,
+    ) -> Result<OpenVolume> {
+        let options = ext::Options { journal: self.context.settings.journal, ..Default::default() };
+        let ext = Ext::open(Arc::clone(&volume.source), options).await?;
+        let summary = ext.summary();
+        let mut identity = device.len().to_le_bytes().to_vec();
+        let superblock = volume.source.read_fresh(SUPERBLOCK, 1024).await?;
+        identity.extend_from_slice(&superblock.into_bytes());
+        identity.extend_from_slice(&summary.journal.first_sequence.to_le_bytes());
+        let journal = match (summary.journal.present, summary.journal.replayed) {
+            (false, _) => "no journal",
+            (true, true) => "journal replayed",
+            (true, false) => "journal clean",
+        };
+        let path = match volume.name.as_str() {
+            "whole" => Vec::new(),
+            name => name.split('/').map(str::to_owned).collect(),
+        };
+        Ok(OpenVolume {
+            path,
+            identity,
+            summary: format!("{} {:?}, {journal}", summary.kind, summary.label),
+            filesystem: Arc::new(ext),
+        })
+    }
+}
+
+struct Disk {
+    volumes: Vec<OpenVolume>,
+    notes: Vec<String>,
+}
+
+async fn log_out(session: &Session) {
+    if let Err(error) = session.logout().await {
+        tracing::warn!("logout: {error}");
+    }
+}
+
+impl San for PortalSan {
+    fn discover(&self) -> Pending<'_, Discovery> {
+        Box::pin(async {
+            let answers = future::join_all(self.portals.iter().map(|url| self.ask(url))).await;
+            let mut found = Discovery::default();
+            for answer in answers {
+                match answer {
+                    Ok(records) => records.into_iter().for_each(|record| found.add(record)),
+                    Err(error) => found.failures.push(error),
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn open<'a>(&'a self, target: &'a TargetRecord) -> Pending<'a, OpenTarget> {
+        Box::pin(self.log_in(target))
+    }
+}
+
+/// Counts what is read from a LUN, for the status file.
+struct Counted {
+    lun: Arc<dyn BlockSource>,
+    read: Arc<AtomicU64>,
+}
+
+impl Counted {
+    async fn count(&self, answer: ReadFuture<'_>) -> Result<Segments> {
+        let answer = answer.await?;
+        self.read.fetch_add(answer.len() as u64, Ordering::Relaxed);
+        Ok(answer)
+    }
+}
+
+impl BlockSource for Counted {
+    fn len(&self) -> u64 {
+        self.lun.len()
+    }
+
+    fn block_size(&self) -> u32 {
+        self.lun.block_size()
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> ReadFuture<'_> {
+        Box::pin(self.count(self.lun.read_at(offset, len)))
+    }
+
+    fn read_fresh(&self, offset: u64, len: usize) -> ReadFuture<'_> {
+        Box::pin(self.count(self.lun.read_fresh(offset, len)))
+    }
+}
