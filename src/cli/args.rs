@@ -10,7 +10,10 @@ use crate::fs::ext::JournalMode;
 use crate::iscsi::DigestPolicy;
 
 use super::units;
-use super::{browse, cat, discover, extract, find, info, ls, mount, stat, umount};
+use super::{
+    browse, cat, discover, extract, find, generate, info, ls, mount, stat, tar, umount, verify,
+    versions,
+};
 
 const ABOUT: &str =
     "Browse and restore files from iSCSI SAN snapshots, without root, kernel sessions or fsck";
@@ -52,9 +55,14 @@ pub(crate) enum Command {
     Find(find::Args),
     Cat(cat::Args),
     Extract(extract::Args),
+    Tar(tar::Args),
+    Verify(verify::Args),
+    Versions(versions::Args),
     Mount(mount::Args),
     Browse(browse::Args),
     Umount(umount::Args),
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 impl Command {
@@ -77,6 +85,12 @@ pub(crate) struct GlobalArgs {
     /// What to do about a journal that was not played back
     #[arg(long, global = true, value_enum, value_name = "HOW", help_heading = "Reading")]
     pub(crate) journal: Option<JournalArg>,
+    /// Where a journal outside the file system lies: a URL, an image or a block device
+    #[arg(long, global = true, value_name = "SOURCE", help_heading = "Reading")]
+    pub(crate) journal_device: Option<SourceArg>,
+    /// The superblock to use, as a block of the file system [default: the first that is whole]
+    #[arg(long, global = true, value_name = "BLOCK", help_heading = "Reading")]
+    pub(crate) sb: Option<u64>,
     /// The ext reader to use
     #[arg(long, global = true, value_enum, value_name = "NAME", help_heading = "Reading")]
     pub(crate) engine: Option<Engine>,

@@ -1,28 +1,22 @@
 //! `snapbrowse extract`.
 
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::error::Result;
 use crate::extract::{self, Options, Report};
 
 use super::args::SourceArg;
-use super::complain;
 use super::exit::Exit;
 use super::output::{Output, printable};
 use super::settings::Settings;
 use super::source::{self, Context};
 use super::units::show_size;
-
-/// How often the progress bar is drawn.
-const TICK: Duration = Duration::from_millis(100);
+use super::{complain, progress};
 
 /// Copy files and trees out
 ///
@@ -61,7 +55,7 @@ struct Summary {
 pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
     source::with_filesystem(context, &args.source, async |opened| {
         let settings = &context.settings;
-        let bar = progress_bar(settings.quiet || settings.json);
+        let bar = progress::bar(settings);
         let report = {
             let bar = bar.clone();
             Arc::new(Report::new(move |error| bar.suspend(|| complain(error))))
@@ -70,12 +64,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
         let options = Options { overwrite: args.overwrite };
         let work =
             extract::extract(opened.filesystem, &paths, &args.to, options, Arc::clone(&report));
-        let result = tokio::select! {
-            result = work => result,
-            never = watch(&bar, &report) => match never {},
-        };
-        bar.finish_and_clear();
-        result?;
+        progress::show(&bar, &report, work).await?;
         summarise(settings, &args.to, &report)?;
         let nothing = report.files() + report.directories() == 0;
         Ok(match report.first_failure() {
@@ -85,26 +74,6 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
         })
     })
     .await
-}
-
-/// A bar on standard error, where that is a terminal; how much there is to copy is not known beforehand.
-fn progress_bar(hidden: bool) -> ProgressBar {
-    if hidden {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{spinner} {msg}, {bytes} ({bytes_per_sec})");
-    ProgressBar::new_spinner().with_style(style.expect("the template is well formed"))
-}
-
-/// Keeps the bar up to date for as long as it is polled.
-async fn watch(bar: &ProgressBar, report: &Report) -> Infallible {
-    let mut ticks = tokio::time::interval(TICK);
-    loop {
-        ticks.tick().await;
-        bar.set_message(format!("{} files", report.files()));
-        bar.set_position(report.bytes());
-        bar.tick();
-    }
 }
 
 fn summarise(settings: &Settings, to: &Path, report: &Report) -> Result<()> {

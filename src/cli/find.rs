@@ -201,7 +201,7 @@ impl Search<'_> {
         let name = path.split(|&byte| byte == b'/').rfind(|part| !part.is_empty());
         let name = name.unwrap_or(b"/").to_vec();
         self.consider(path, &name, attr).await?;
-        while let Some(Listing { path, entries }) = walk.next().await {
+        while let Some(Listing { path, entries, .. }) = walk.next().await {
             let entries = match entries {
                 Ok(entries) => entries,
                 Err(error) => {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::block::BlockSource;
 use crate::error::Result;
-use crate::fs::ext::{Ext, JournalReport, Options, Summary};
+use crate::fs::ext::{JournalReport, Summary};
 use crate::volume::{self, Content, Table, Volume};
 
 use super::args::SourceArg;
@@ -32,13 +32,12 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
     let device = source::open_device(context, &location).await?;
     let mut info = DeviceInfo::read(&location.to_string(), &device).await?;
     let mut tally = Tally::default();
-    let options = Options { journal: context.settings.journal, ..Default::default() };
     for (volume, scanned) in &mut info.volumes {
         let wanted = context.settings.volume.as_ref().is_none_or(|name| *name == volume.name);
         if scanned.content != Content::Ext || !wanted {
             continue;
         }
-        match Ext::open(Arc::clone(&scanned.source), options).await {
+        match source::open_ext(context, scanned).await {
             Ok(ext) => {
                 volume.filesystem = Some(FilesystemInfo::from(ext.summary()));
                 tally.done();

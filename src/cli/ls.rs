@@ -92,7 +92,7 @@ impl Lister<'_> {
         let mut walk = Walk::new(self.filesystem);
         walk.enter(vec![(path, ino)]);
         let mut first = true;
-        while let Some(Listing { path, entries }) = walk.next().await {
+        while let Some(Listing { path, entries, .. }) = walk.next().await {
             let entries = match entries {
                 Ok(entries) => entries,
                 Err(error) => {

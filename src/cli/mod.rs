@@ -10,6 +10,7 @@ mod entry;
 mod exit;
 mod extract;
 mod find;
+mod generate;
 mod info;
 mod initiator;
 mod log;
@@ -18,13 +19,18 @@ mod mount;
 mod mount_options;
 mod output;
 mod password;
+mod progress;
 mod san;
 mod settings;
 mod source;
 mod stat;
 mod tally;
+mod tar;
 mod umount;
 mod units;
+mod verify;
+mod versions;
+mod writer;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -75,6 +81,7 @@ fn run(cli: Cli, background: Option<Background>) -> Result<Exit> {
     let shared = Arc::clone(&context);
     match command {
         Command::Umount(args) => umount::run(&context, &args),
+        Command::Generate(args) => generate::run(args),
         Command::Mount(args) => with_runtime(&context, async |signals| {
             mount::run(shared, args, list, background, signals).await
         }),
@@ -96,7 +103,10 @@ async fn one_shot(context: Arc<Context>, command: Command) -> Result<Exit> {
         Command::Find(args) => find::run(&context, args).await,
         Command::Cat(args) => cat::run(&context, args).await,
         Command::Extract(args) => extract::run(&context, args).await,
-        Command::Mount(_) | Command::Browse(_) | Command::Umount(_) => {
+        Command::Tar(args) => tar::run(&context, args).await,
+        Command::Verify(args) => verify::run(&context, args).await,
+        Command::Versions(args) => versions::run(&context, args).await,
+        Command::Mount(_) | Command::Browse(_) | Command::Umount(_) | Command::Generate(_) => {
             unreachable!("run takes these aside")
         }
     }

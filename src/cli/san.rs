@@ -9,7 +9,7 @@ use crate::block::{BlockSource, ReadFuture, Segments};
 use crate::browse::{Discovery, OpenTarget, OpenVolume, San};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Pending;
-use crate::fs::ext::{self, Ext};
+use crate::fs::ext::Ext;
 use crate::iscsi::{self, IscsiUrl, LunInfo, Session, TargetRecord};
 use crate::volume::{self, Content, Volume};
 
@@ -142,8 +142,7 @@ impl PortalSan {
         device: &Arc<dyn BlockSource>,
         volume: &Volume,
     ) -> Result<OpenVolume> {
-        let options = ext::Options { journal: self.context.settings.journal, ..Default::default() };
-        let ext = Ext::open(Arc::clone(&volume.source), options).await?;
+        let ext = Ext::open(Arc::clone(&volume.source), self.context.settings.ext).await?;
         let summary = ext.summary();
         let mut identity = device.len().to_le_bytes().to_vec();
         let superblock = volume.source.read_fresh(SUPERBLOCK, 1024).await?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::ext::JournalMode;
+use crate::fs::ext::{self, JournalMode};
 use crate::iscsi::{self, ChapSecret, Credentials, DigestPolicy, IscsiUrl};
 
 use super::args::{Engine, GlobalArgs, SourceArg};
@@ -42,8 +42,10 @@ impl Environment {
 pub(crate) struct Settings {
     /// The volume to use.
     pub(crate) volume: Option<String>,
-    /// What to do about the journal.
-    pub(crate) journal: JournalMode,
+    /// How to open an ext file system.
+    pub(crate) ext: ext::Options,
+    /// Where a journal outside the file system lies.
+    pub(crate) journal_device: Option<SourceArg>,
     /// The ext reader.
     pub(crate) engine: Engine,
     /// The budget of the block cache in bytes.
@@ -94,7 +96,11 @@ impl Settings {
         }
         Ok(Self {
             volume: flags.volume,
-            journal: flags.journal.map(JournalMode::from).unwrap_or_default(),
+            ext: ext::Options {
+                journal: flags.journal.map(JournalMode::from).unwrap_or_default(),
+                superblock: flags.sb,
+            },
+            journal_device: flags.journal_device,
             engine: flags.engine.unwrap_or_default(),
             cache,
             timeout,

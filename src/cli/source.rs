@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::block::{BlockSource, CachePool, ImageFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Filesystem;
-use crate::fs::ext::{self, Ext};
+use crate::fs::ext::Ext;
 use crate::fs::ext4_view::Ext4View;
 use crate::iscsi::{self, IscsiUrl, Portal, Session};
 use crate::volume::{self, Content, Scan, Volume};
@@ -160,12 +160,27 @@ pub(crate) async fn open(context: &Context, source: &SourceArg) -> Result<Opened
 
 /// Opens the file system on `volume` with the reader that was asked for.
 async fn read(context: &Context, volume: &Volume) -> Result<Arc<dyn Filesystem>> {
-    let options = ext::Options { journal: context.settings.journal, ..Default::default() };
-    let ext = Ext::open(Arc::clone(&volume.source), options).await?;
+    let ext = open_ext(context, volume).await?;
     Ok(match context.settings.engine {
         Engine::Native => Arc::new(ext),
         Engine::Ext4View => Arc::new(Ext4View::open(Arc::new(ext)).await?),
     })
+}
+
+/// Opens the ext file system on `volume`, with its journal from `--journal-device` where that is given.
+///
+/// # Errors
+/// Those of [`Ext::open`] and [`Ext::open_with_journal`].
+pub(crate) async fn open_ext(context: &Context, volume: &Volume) -> Result<Ext> {
+    let source = Arc::clone(&volume.source);
+    let options = context.settings.ext;
+    match &context.settings.journal_device {
+        None => Ext::open(source, options).await,
+        Some(journal) => {
+            let journal = open_device(context, &Location::parse(journal)?).await?;
+            Ext::open_with_journal(source, journal, options).await
+        }
+    }
 }
 
 /// Opens SOURCE, works on it, and looks at the end whether it held still.

@@ -10,13 +10,11 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::block::Segments;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{Attr, FileReader, FileType, Filesystem};
+use crate::fs::{Attr, FileType, Filesystem};
 
+use super::contents::{Contents, read_xattrs};
 use super::dest::{Directory, Name, Temporary};
 use super::metadata::{self, Rights, Target, Xattrs};
-
-/// What is read and written at a time.
-const CHUNK: usize = 1 << 20;
 
 /// Chunks between reading and writing of one large file.
 const CHUNKS_IN_FLIGHT: usize = 4;
@@ -124,58 +122,6 @@ async fn read_body(filesystem: &dyn Filesystem, item: &Item) -> Result<Body> {
         }
         FileType::Symlink => filesystem.readlink(ino).await.map(Body::Symlink),
         _ => Ok(Body::Node),
-    }
-}
-
-/// All extended attributes of an inode.
-pub(super) async fn read_xattrs(filesystem: &dyn Filesystem, attr: &Attr) -> Result<Xattrs> {
-    let mut xattrs = Vec::new();
-    for name in filesystem.listxattr(attr.ino).await? {
-        let value = filesystem.getxattr(attr.ino, &name).await?;
-        xattrs.push((name, value));
-    }
-    Ok(xattrs)
-}
-
-/// The data of a file in order, without its holes.
-struct Contents<'a> {
-    reader: &'a dyn FileReader,
-    size: u64,
-    /// The data range that is being read.
-    start: u64,
-    end: u64,
-}
-
-impl<'a> Contents<'a> {
-    fn new(reader: &'a dyn FileReader, size: u64) -> Self {
-        Self { reader, size, start: 0, end: 0 }
-    }
-
-    /// The next piece of data and where it stands.
-    async fn next(&mut self) -> Result<Option<(u64, Segments)>> {
-        if self.start >= self.end {
-            let found = match self.end < self.size {
-                true => self.reader.data_range(self.end).await?,
-                false => None,
-            };
-            let Some(range) = found else { return Ok(None) };
-            if range.start < self.end || range.is_empty() {
-                return Err(Error::new(ErrorKind::Corrupt, "data ranges that overlap"));
-            }
-            (self.start, self.end) = (range.start, range.end.min(self.size));
-        }
-        let wanted =
-            usize::try_from(self.end.saturating_sub(self.start)).unwrap_or(CHUNK).min(CHUNK);
-        let at = self.start;
-        let data = match self.reader.try_read(at, wanted) {
-            Some(answer) => answer?,
-            None => self.reader.read(at, wanted).await?,
-        };
-        if data.is_empty() {
-            return Err(Error::new(ErrorKind::Corrupt, format!("ends at {at} of {}", self.size)));
-        }
-        self.start += data.len() as u64;
-        Ok(Some((at, data)))
     }
 }
 

@@ -3,12 +3,16 @@
 //! Everything is made under a temporary name, gets its contents and metadata, and only then its own name: a file
 //! with its own name is complete. Directories get their modes and times last, when nothing is put into them any more.
 
+mod archive;
+mod contents;
 mod dest;
 mod item;
 mod metadata;
+mod pax;
 mod report;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod walk;
 
 use std::path::Path;
@@ -17,7 +21,9 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{FileType, Filesystem, LastLink, resolve};
 
+pub use archive::archive;
 pub use report::Report;
+pub use verify::verify;
 
 use dest::{Destination, Name};
 use walk::{Extraction, Root};

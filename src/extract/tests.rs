@@ -420,3 +420,22 @@ async fn many_files_in_many_directories() {
         }
     }
 }
+
+#[tokio::test]
+async fn an_interrupted_copy_leaves_nothing_half_done() {
+    let mut image = MemoryFs::new();
+    let ino = image.file("/large", &vec![1; 8 << 20]);
+    image.node(ino).hangs_at = Some(4 << 20);
+    let world = World::new();
+    let report = Arc::new(Report::new(|_| {}));
+    let (paths, to) = ([b"/large".to_vec()], world.to(""));
+    let copy = extract(Arc::new(image), &paths, &to, Options::default(), Arc::clone(&report));
+    tokio::select! {
+        _ = copy => panic!("it cannot end"),
+        () = async { while report.bytes() < 4 << 20 { tokio::task::yield_now().await } } => {}
+    }
+    // The copy is dropped; the thread that writes finds out and takes its file away.
+    while !world.names().is_empty() {
+        tokio::task::yield_now().await;
+    }
+}

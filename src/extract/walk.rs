@@ -12,8 +12,9 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Attr, DirEntry, FileType, Filesystem, Ino};
 
+use super::contents::read_xattrs;
 use super::dest::{Destination, Directory, Name, RelPath};
-use super::item::{self, Item, Manner, Restored, blocking, copy_batch, copy_large, put_failed};
+use super::item::{Item, Manner, Restored, blocking, copy_batch, copy_large, put_failed};
 use super::metadata::{self, Rights, Target, Xattrs};
 use super::{Options, Report};
 
@@ -190,7 +191,7 @@ impl Extraction {
         };
         // What stood there before is not ours to change, unless we are told so; --to itself never is.
         if made || (self.manner.overwrite && !to.is_root()) {
-            let xattrs = match item::read_xattrs(&*self.filesystem, &attr).await {
+            let xattrs = match read_xattrs(&*self.filesystem, &attr).await {
                 Ok(xattrs) => xattrs,
                 Err(error) => {
                     self.report.failure(&named(error));

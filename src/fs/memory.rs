@@ -31,6 +31,8 @@ pub(crate) struct Node {
     /// Which parts (start, end) of the contents are data; the rest are holes.
     pub(crate) data: Vec<(u64, u64)>,
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Reading the contents from here on never ends.
+    pub(crate) hangs_at: Option<u64>,
     /// Reading the contents fails with this.
     pub(crate) failure: Option<ErrorKind>,
 }
@@ -141,6 +143,7 @@ fn node(ino: Ino, file_type: FileType, contents: Vec<u8>) -> Node {
         data: vec![(0, size)],
         contents,
         xattrs: Vec::new(),
+        hangs_at: None,
         failure: None,
     }
 }
@@ -230,6 +233,9 @@ impl FileReader for Node {
                 kind,
                 format!("{}: as the test wants it", self.attr.ino),
             )));
+        }
+        if self.hangs_at.is_some_and(|at| offset >= at) {
+            return Box::pin(std::future::pending());
         }
         let start = usize::try_from(offset).unwrap().min(self.contents.len());
         let end = start.saturating_add(len).min(self.contents.len());

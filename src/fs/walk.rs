@@ -30,6 +30,8 @@ pub struct Found {
 pub struct Listing {
     /// The path that led to it, as it was given to [`Walk::enter`].
     pub path: Vec<u8>,
+    /// Its inode.
+    pub ino: Ino,
     /// Its entries by name, without `.` and `..`, or why it cannot be read.
     pub entries: Result<Vec<Found>>,
 }
@@ -100,7 +102,7 @@ impl<'a> Walk<'a> {
                 format!("{ino} is a directory that stands elsewhere already"),
             ))
         };
-        Some(Listing { path, entries })
+        Some(Listing { path, ino, entries })
     }
 }
 

@@ -1,0 +1,86 @@
+//! Whether everything could be restored: the same reads as a copy, with nothing written.
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt, stream};
+
+use crate::error::Result;
+use crate::fs::walk::{Found, Listing, Walk, join};
+use crate::fs::{FileType, Filesystem, Ino};
+
+use super::Report;
+use super::contents::{Contents, data_ranges, read_xattrs};
+
+/// Files that are read at the same time.
+const FILES: usize = 16;
+
+/// Reads every directory, inode, attribute, link and map, and with `data` every block of every file. What cannot be
+/// read is told to `report`.
+pub async fn verify(filesystem: &dyn Filesystem, data: bool, report: &Report) {
+    let mut walk = Walk::new(filesystem);
+    walk.enter(vec![(b"/".to_vec(), filesystem.root())]);
+    let mut seen: HashSet<Ino> = HashSet::new();
+    while let Some(Listing { path, entries, .. }) = walk.next().await {
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => {
+                report.failure(&error.context(String::from_utf8_lossy(&path)));
+                continue;
+            }
+        };
+        report.directory_done();
+        let mut files = Vec::new();
+        let mut inside = Vec::new();
+        for found in entries {
+            if let Ok(attr) = &found.attr {
+                if attr.file_type == FileType::Directory {
+                    inside.push((join(&path, &found.name), attr.ino));
+                } else if attr.nlink > 1 && !seen.insert(attr.ino) {
+                    continue;
+                }
+            }
+            files.push(found);
+        }
+        walk.enter(inside);
+        let check = |found: Found| async {
+            let path = join(&path, &found.name);
+            (path, check(filesystem, found, data, report).await)
+        };
+        let mut checks = stream::iter(files).map(check).buffered(FILES).boxed();
+        while let Some((path, result)) = checks.next().await {
+            match result {
+                Ok(FileType::Directory) => {}
+                Ok(_) => report.file_done(),
+                Err(error) => report.failure(&error.context(String::from_utf8_lossy(&path))),
+            }
+        }
+    }
+}
+
+async fn check(
+    filesystem: &dyn Filesystem,
+    found: Found,
+    data: bool,
+    report: &Report,
+) -> Result<FileType> {
+    let attr = found.attr?;
+    read_xattrs(filesystem, &attr).await?;
+    match attr.file_type {
+        FileType::Symlink => {
+            filesystem.readlink(attr.ino).await?;
+        }
+        FileType::Regular if attr.size > 0 => {
+            let reader = filesystem.open(attr.ino).await?;
+            if data {
+                let mut contents = Contents::new(&*reader, attr.size);
+                while let Some((_, data)) = contents.next().await? {
+                    report.bytes_done(data.len() as u64);
+                }
+            } else {
+                data_ranges(&*reader, attr.size).await?;
+            }
+        }
+        _ => {}
+    }
+    Ok(attr.file_type)
+}

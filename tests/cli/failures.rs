@@ -1,0 +1,179 @@
+//! Exit codes, and what is said with them. What needs a target is tested with one elsewhere.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+
+use crate::common::{Snapbrowse, can_run};
+use crate::image::{Image, NEEDS};
+
+const SECRET: &str = "rather-secret-4711";
+
+#[test]
+fn each_failure_has_its_code_and_one_line() {
+    if !can_run("each_failure_has_its_code_and_one_line", NEEDS) {
+        return;
+    }
+    let image = Image::new();
+    let source = image.source();
+    let garbage = image.path("garbage");
+    fs::write(&garbage, vec![0x5a; 1 << 20]).unwrap();
+    let garbage = garbage.to_str().unwrap();
+    let cases: [(i32, &[&str], &str); 10] = [
+        (10, &["ls", "/no/such/image"], "/no/such/image"),
+        (10, &["cat", &source, "/etc/nothing"], "/etc/nothing: no such file"),
+        (10, &["stat", &source, "/etc/foo/bar"], "/etc/foo/bar: not a directory"),
+        (10, &["ls", &source, "--volume", "p1"], "no volume p1; found whole"),
+        (1, &["cat", &source, "/etc"], "/etc: is a directory"),
+        (13, &["ls", garbage], "no ext2, ext3 or ext4 file system; found whole"),
+        (2, &["cat", "iscsi://127.0.0.1", "/x"], "names a portal"),
+        (2, &["discover", "iscsi://127.0.0.1/iqn.2026-01.test:t"], "a portal is needed"),
+        (2, &["ls", "iscsi://127.0.0.1/iqn.2026-01.test:t/zero"], "zero"),
+        (1, &["ls", "/"], "is a directory"),
+    ];
+    for (code, arguments, expected) in cases {
+        let said = image.snapbrowse.fails(code, arguments);
+        assert!(
+            said.starts_with("snapbrowse: ") && said.contains(expected),
+            "{arguments:?}: {said}"
+        );
+    }
+}
+
+#[test]
+fn usage_errors_are_2_and_help_is_0() {
+    let snapbrowse = Snapbrowse::new();
+    for arguments in
+        [&["frobnicate"][..], &["ls"], &["ls", "x", "--cache=lots"], &["extract", "x", "/"], &[]]
+    {
+        assert_eq!(snapbrowse.output(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    for arguments in [&["--help"][..], &["--version"], &["extract", "--help"], &["help", "ls"]] {
+        let output = snapbrowse.output(arguments);
+        assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{arguments:?}");
+    }
+    let help = snapbrowse.output(["extract", "--help"]).stdout;
+    assert!(String::from_utf8(help).unwrap().contains("Examples:"));
+}
+
+#[test]
+fn some_of_several_is_3() {
+    if !can_run("some_of_several_is_3", NEEDS) {
+        return;
+    }
+    let image = Image::new();
+    let source = image.source();
+    let to = image.path("to");
+    let commands: [&[&str]; 4] = [
+        &["cat", &source, "/etc/foo", "/none"],
+        &["stat", &source, "/none", "/etc/foo"],
+        &["extract", &source, "/none", "/etc", "--to", to.to_str().unwrap()],
+        &["tar", &source, "/none", "/etc"],
+    ];
+    for arguments in commands {
+        let said = image.snapbrowse.fails(3, arguments);
+        assert!(said.contains("/none: no such file"), "{said}");
+    }
+    let nothing: [&[&str]; 2] =
+        [&["extract", &source, "/none", "--to", to.to_str().unwrap()], &["tar", &source, "/none"]];
+    for arguments in nothing {
+        image.snapbrowse.fails(10, arguments);
+    }
+}
+
+#[test]
+fn several_file_systems_are_listed() {
+    if !can_run("several_file_systems_are_listed", NEEDS) {
+        return;
+    }
+    let image = Image::new();
+    let disk = image.path("disk");
+    fs::write(&disk, two_partitions(&fs::read(image.path("image")).unwrap())).unwrap();
+    let disk = disk.to_str().unwrap();
+    let said = image.snapbrowse.fails(10, ["ls", disk]);
+    for part in ["p1 (ext2/3/4, 24.0 MiB)", "p2 (ext2/3/4, 24.0 MiB)", "--volume"] {
+        assert!(said.contains(part), "no {part} in: {said}");
+    }
+    assert_eq!(image.prints(&["cat", "--volume=p2", disk, "/etc/foo"]), "foo\n");
+    let info = image.json(&["info", disk]);
+    assert_eq!(info["table"], "mbr");
+    assert_eq!(info["volumes"][1]["filesystem"]["label"], "things");
+}
+
+/// The same file system twice, in an MBR's first two partitions.
+fn two_partitions(filesystem: &[u8]) -> Vec<u8> {
+    const START: usize = 1 << 20;
+    let mut disk = vec![0; START];
+    let sectors = |bytes: usize| u32::try_from(bytes / 512).unwrap().to_le_bytes();
+    for slot in 0..2 {
+        let entry = 446 + 16 * slot;
+        disk[entry + 4] = 0x83;
+        disk[entry + 8..entry + 12].copy_from_slice(&sectors(START + slot * filesystem.len()));
+        disk[entry + 12..entry + 16].copy_from_slice(&sectors(filesystem.len()));
+    }
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk.extend_from_slice(filesystem);
+    disk.extend_from_slice(filesystem);
+    disk
+}
+
+#[test]
+fn password_files_must_be_private() {
+    let snapbrowse = Snapbrowse::new();
+    let path = snapbrowse.home().join("password");
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+    writeln!(file, "{SECRET}").unwrap();
+    let path = path.to_str().unwrap();
+    let url = "iscsi://127.0.0.1:9/iqn.2026-01.test:t/0";
+    let arguments = ["ls", url, "--user", "alice", "--password-file", path];
+    // Nobody listens there: the file was taken.
+    snapbrowse.fails(11, arguments);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    let said = snapbrowse.fails(1, arguments);
+    assert!(said.contains(path) && said.contains("chmod 600"), "{said}");
+    let said = snapbrowse.fails(2, ["ls", url, "--user", "alice"]);
+    assert!(said.contains("--password-file"), "{said}");
+}
+
+#[test]
+fn a_secret_in_the_url_is_never_repeated() {
+    let snapbrowse = Snapbrowse::new();
+    for (url, code) in [
+        (format!("iscsi://alice%{SECRET}@127.0.0.1:9/iqn.2026-01.test:t/0"), 11),
+        (format!("iscsi://alice%{SECRET}@127.0.0.1:9/iqn.2026-01.test:t/zero"), 2),
+        (format!("iscsi://alice%{SECRET}@127.0.0.1:99999/iqn.2026-01.test:t/0"), 2),
+        (format!("iscsi://alice%{SECRET}@127.0.0.1:9"), 2),
+    ] {
+        for arguments in
+            [&["ls", &url, "-vvv"][..], &["cat", &url, "/x"], &["extract", &url, "/", "--to=."]]
+        {
+            let output = snapbrowse.output(arguments);
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert_eq!(output.status.code(), Some(code), "{said}");
+            assert!(!said.contains(SECRET), "{said}");
+        }
+    }
+}
+
+#[test]
+fn the_configuration_is_read_and_a_flag_wins() {
+    let snapbrowse = Snapbrowse::new();
+    let directory = snapbrowse.home().join(".config/snapbrowse");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("config.toml"), "portals = [\"127.0.0.1:9\"]\ntimeout = \"5s\"\n")
+        .unwrap();
+    let said = snapbrowse.fails(11, ["discover"]);
+    assert!(said.contains("127.0.0.1:9"), "{said}");
+
+    let other = snapbrowse.home().join("other.toml");
+    let other = other.to_str().unwrap();
+    fs::write(other, "timeout = \"soon\"\n").unwrap();
+    let said = snapbrowse.fails(2, ["--config", other, "discover", "127.0.0.1:9"]);
+    assert!(said.contains("soon"), "{said}");
+    snapbrowse.fails(11, ["--config", other, "--timeout=5s", "discover", "127.0.0.1:9"]);
+    fs::write(other, "pasword = \"x\"\n").unwrap();
+    let said = snapbrowse.fails(2, ["--config", other, "discover", "127.0.0.1:9"]);
+    assert!(said.contains("pasword"), "{said}");
+    snapbrowse.fails(2, ["--config", "/no/such/file", "discover", "127.0.0.1:9"]);
+}
