@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod crash;
 mod damaged;
 mod faithful;
 mod walk;
