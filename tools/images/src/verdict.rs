@@ -1,0 +1,277 @@
+//! What became of one image.
+
+use std::fmt::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use wait_timeout::ChildExt as _;
+
+use crate::debugfs;
+use crate::listing::{Listing, from_line};
+
+const TIME: Duration = Duration::from_secs(10);
+const PEAK_KIB: u64 = 256 << 10;
+
+/// How it went.
+#[derive(Clone, Debug)]
+pub(crate) enum Verdict {
+    /// As debugfs reads it, so many paths.
+    Equal(usize),
+    /// Refused with a journal that cannot be used; without it as debugfs reads it.
+    EqualIgnoringJournal(usize, String),
+    /// Not as debugfs reads it.
+    Differs(Vec<String>),
+    /// Read, but not by debugfs.
+    NoWitness(String),
+    /// e2fsck does not call it clean, so nothing is compared; so many entries could not be read.
+    Damaged { read: usize, unreadable: usize },
+    /// Refused.
+    Refused { clean: bool, reason: String },
+    /// A panic, a hang, or too much memory.
+    Failed(String),
+}
+
+impl Verdict {
+    pub(crate) fn is_bad(&self) -> bool {
+        match self {
+            Self::Differs(_) | Self::Failed(_) => true,
+            Self::Refused { clean, reason } => *clean && !reason.contains("not supported"),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Equal(paths) => write!(f, "equal: {paths} paths"),
+            Self::EqualIgnoringJournal(paths, reason) => {
+                write!(
+                    f,
+                    "equal with `--journal ignore`: {paths} paths; without it refused: {reason}"
+                )
+            }
+            Self::Differs(differences) => {
+                write!(f, "DIFFERS in {} places: {}", differences.len(), differences[0])
+            }
+            Self::NoWitness(reason) => write!(f, "read; debugfs cannot: {reason}"),
+            Self::Damaged { read, unreadable: 0 } => write!(f, "damaged: {read} paths read"),
+            Self::Damaged { read, unreadable } => {
+                write!(f, "damaged: {read} paths read, {unreadable} errors named")
+            }
+            Self::Refused { reason, .. } => write!(f, "refused: {reason}"),
+            Self::Failed(what) => write!(f, "FAILED: {what}"),
+        }
+    }
+}
+
+/// One line of the table.
+pub(crate) struct Row {
+    name: String,
+    pub(crate) verdict: Verdict,
+    warnings: usize,
+    peak_kib: u64,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.verdict)?;
+        if let Verdict::Differs(differences) = &self.verdict {
+            for difference in differences.iter().take(10) {
+                write!(f, "\n    {difference}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the reader printed.
+#[derive(Default)]
+struct Outcome {
+    listing: Listing,
+    refused: Option<String>,
+    unreadable: Vec<String>,
+    warnings: usize,
+    peak_kib: u64,
+    failed: Option<String>,
+}
+
+/// Reads one image, and compares it where there is something to compare it with.
+pub(crate) fn judge(name: &str, image: &Path, journal: Option<&Path>) -> Result<Row> {
+    let outcome = read(image, journal, "replay")?;
+    let row = |verdict, outcome: &Outcome| Row {
+        name: name.into(),
+        verdict,
+        warnings: outcome.warnings,
+        peak_kib: outcome.peak_kib,
+    };
+    if let Some(failed) = &outcome.failed {
+        return Ok(row(Verdict::Failed(failed.clone()), &outcome));
+    }
+    let judged = recovered_copy(image, journal)?;
+    let clean = is_clean(&judged)?;
+    let compared = clean || name.starts_with("j_");
+    if let Some(reason) = &outcome.refused {
+        let reason = reason.clone();
+        let ignoring = read(image, None, "ignore")?;
+        if !compared || ignoring.refused.is_some() {
+            return Ok(row(Verdict::Refused { clean, reason }, &outcome));
+        }
+        let verdict = match compare(&judged, &ignoring)? {
+            Verdict::Equal(paths) => Verdict::EqualIgnoringJournal(paths, reason),
+            other => other,
+        };
+        return Ok(row(verdict, &ignoring));
+    }
+    if !compared {
+        let (read, unreadable) = (outcome.listing.len(), outcome.unreadable.len());
+        return Ok(row(Verdict::Damaged { read, unreadable }, &outcome));
+    }
+    Ok(row(compare(&judged, &outcome)?, &outcome))
+}
+
+/// A copy, its journal played back by e2fsck where that is needed.
+fn recovered_copy(image: &Path, journal: Option<&Path>) -> Result<PathBuf> {
+    const INCOMPAT_AT: u64 = 1024 + 0x60;
+    const RECOVER: u8 = 4;
+    let copy = image.with_extension("copy");
+    std::fs::copy(image, &copy)?;
+    let mut incompat = [0];
+    let has_flags = std::fs::File::open(image)?.read_exact_at(&mut incompat, INCOMPAT_AT).is_ok();
+    if has_flags && incompat[0] & RECOVER != 0 {
+        let mut e2fsck = Command::new("e2fsck");
+        e2fsck.args(["-y", "-E", "journal_only"]);
+        if let Some(journal) = journal {
+            let journal_copy = image.with_extension("journal-copy");
+            std::fs::copy(journal, &journal_copy)?;
+            e2fsck.arg("-j").arg(journal_copy);
+        }
+        quiet(e2fsck.arg(&copy))?;
+    }
+    Ok(copy)
+}
+
+fn is_clean(image: &Path) -> Result<bool> {
+    Ok(quiet(Command::new("e2fsck").arg("-fn").arg(image))?.is_some_and(|code| code == 0))
+}
+
+fn quiet(command: &mut Command) -> Result<Option<i32>> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("{command:?}"))?;
+    let Some(status) = child.wait_timeout(TIME)? else {
+        child.kill()?;
+        child.wait()?;
+        return Ok(None);
+    };
+    Ok(status.code())
+}
+
+fn compare(image: &Path, outcome: &Outcome) -> Result<Verdict> {
+    let expected = match debugfs::listing(image) {
+        Ok(expected) => expected,
+        Err(error) => return Ok(Verdict::NoWitness(format!("{error:#}"))),
+    };
+    let mut differences = Vec::new();
+    for (path, expected) in &expected {
+        let Some(found) = outcome.listing.get(path) else {
+            differences.push(format!("{path}: missing"));
+            continue;
+        };
+        for (field, expected) in &expected.fields {
+            let found = found.get(field).unwrap_or("nothing");
+            if found != expected {
+                differences.push(format!("{path}: {field} {found}, debugfs says {expected}"));
+            }
+        }
+    }
+    for path in outcome.listing.keys().filter(|path| !expected.contains_key(*path)) {
+        differences.push(format!("{path}: not known to debugfs"));
+    }
+    differences.extend(outcome.unreadable.iter().cloned());
+    if differences.is_empty() {
+        return Ok(Verdict::Equal(expected.len()));
+    }
+    Ok(Verdict::Differs(differences))
+}
+
+/// Runs the reader in a process of its own, within bounds.
+fn read(image: &Path, journal: Option<&Path>, mode: &str) -> Result<Outcome> {
+    let printed = tempfile::NamedTempFile::new()?;
+    let complaints = tempfile::NamedTempFile::new()?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["walk", mode])
+        .arg(image)
+        .args(journal)
+        .stdin(Stdio::null())
+        .stdout(printed.reopen()?)
+        .stderr(complaints.reopen()?)
+        .spawn()?;
+    let status = child.wait_timeout(TIME)?;
+    let mut outcome = Outcome::default();
+    match status {
+        Some(status) if status.success() => {}
+        Some(status) => {
+            let said = std::fs::read_to_string(complaints.path())?;
+            let said = said.lines().take(2).collect::<Vec<_>>().join(" ");
+            outcome.failed = Some(format!("{status}: {said}"));
+        }
+        None => {
+            child.kill()?;
+            child.wait()?;
+            outcome.failed = Some(format!("no end within {TIME:?}"));
+        }
+    }
+    for line in String::from_utf8_lossy(&std::fs::read(printed.path())?).lines() {
+        let Some((kind, text)) = line.split_once(": ") else { continue };
+        match kind {
+            "entry" => outcome.listing.extend(from_line(text)),
+            "unreadable" => outcome.unreadable.push(text.into()),
+            "refused" => outcome.refused = Some(text.into()),
+            "warning" => outcome.warnings += 1,
+            "peak" => outcome.peak_kib = text.parse().unwrap_or(0),
+            _ => {}
+        }
+    }
+    if outcome.peak_kib > PEAK_KIB {
+        outcome.failed = Some(format!("{} KiB of memory", outcome.peak_kib));
+    }
+    Ok(outcome)
+}
+
+/// All rows as a table in Markdown.
+pub(crate) fn table(rows: &[Row]) -> String {
+    let mut table = format!(
+        "{}\n\n| image | verdict | warnings | peak KiB |\n| --- | --- | ---: | ---: |\n",
+        summary(rows)
+    );
+    for row in rows {
+        let verdict = row.verdict.to_string().replace('|', "\\|");
+        let _ =
+            writeln!(table, "| {} | {verdict} | {} | {} |", row.name, row.warnings, row.peak_kib);
+    }
+    table
+}
+
+/// How many of each.
+pub(crate) fn summary(rows: &[Row]) -> String {
+    let count = |is: fn(&Verdict) -> bool| rows.iter().filter(|row| is(&row.verdict)).count();
+    format!(
+        "{} images: {} equal to debugfs, {} equal once the journal is ignored, {} damaged and read as far as they go, \
+         {} refused, {} different, {} failed; peak memory {} MiB",
+        rows.len(),
+        count(|verdict| matches!(verdict, Verdict::Equal(_))),
+        count(|verdict| matches!(verdict, Verdict::EqualIgnoringJournal(..))),
+        count(|verdict| matches!(verdict, Verdict::Damaged { .. })),
+        count(|verdict| matches!(verdict, Verdict::Refused { .. })),
+        count(|verdict| matches!(verdict, Verdict::Differs(_))),
+        count(|verdict| matches!(verdict, Verdict::Failed(_))),
+        rows.iter().map(|row| row.peak_kib).max().unwrap_or(0) / 1024,
+    )
+}
