@@ -4,10 +4,12 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Tgtd, disk, pattern};
 use snapbrowse::ErrorKind;
 use snapbrowse::block::BlockSource as _;
-use snapbrowse::iscsi::{Config, Credentials, IscsiUrl, Portal, Session, discover};
+use snapbrowse::iscsi::{Config, Credentials, DigestPolicy, IscsiUrl, Portal, Session, discover};
 
 const INITIATOR: &str = "iqn.2026-01.test:initiator";
 
@@ -151,7 +153,7 @@ async fn a_cut_connection_loses_no_read() {
         let lun = lun.clone();
         reads.spawn(async move { (offset, lun.read_at(offset as u64, 4 << 20).await) });
     }
-    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
     tgtd.cut_connections(&target);
     while let Some(read) = reads.join_next().await {
         let (offset, read) = read.unwrap();
@@ -165,5 +167,159 @@ async fn nobody_there() {
     let url: IscsiUrl = format!("iscsi://{address}/iqn.x/0").parse().unwrap();
     let error = Session::login(&url.portals, "iqn.x", &config()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connect);
-    assert_eq!(error.to_string(), format!("connect {address}: connection refused"));
+    assert_eq!(error.to_string(), format!("iqn.x: connect {address}: connection refused"));
+}
+
+/// Reads everything through a new session.
+async fn reads_everything(portals: &[Portal], iqn: &str, config: &Config, contents: &[u8]) {
+    let session = Session::login(portals, iqn, config).await.unwrap();
+    let lun = session.open_lun(None).await.unwrap();
+    assert!(lun.read_at(0, contents.len()).await.unwrap().into_bytes() == contents);
+    session.logout().await.unwrap();
+}
+
+#[tokio::test]
+async fn digests_on_header_data_and_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let contents = pattern(6 << 20, 6);
+    let mut tgtd = Tgtd::start();
+    let target = tgtd.add_target("disk");
+    tgtd.add_lun(&target, 1, &disk(dir.path(), "a", &contents));
+    for (header, data) in [(true, false), (false, true), (true, true)] {
+        let mut config = config();
+        for (wanted, name, policy) in [
+            (header, "HeaderDigest", &mut config.header_digest),
+            (data, "DataDigest", &mut config.data_digest),
+        ] {
+            *policy = if wanted { DigestPolicy::Require } else { DigestPolicy::None };
+            tgtd.set_target(&target, name, if wanted { "CRC32C" } else { "None" });
+        }
+        reads_everything(&portal(&tgtd), &target.iqn, &config, &contents).await;
+    }
+}
+
+#[tokio::test]
+async fn redirects_are_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let contents = pattern(2 << 20, 7);
+    let mut there = Tgtd::start_at("127.0.0.2:0".parse().unwrap());
+    let target = there.add_target("moved");
+    there.add_lun(&target, 1, &disk(dir.path(), "a", &contents));
+    for reason in ["Temporary", "Permanent"] {
+        let mut here = Tgtd::start();
+        let pointer = here.add_target("moved");
+        here.set_target(&pointer, "RedirectAddress", "127.0.0.2");
+        here.set_target(&pointer, "RedirectPort", &there.address().port().to_string());
+        here.set_target(&pointer, "RedirectReason", reason);
+        reads_everything(&portal(&here), &target.iqn, &config(), &contents).await;
+    }
+}
+
+#[tokio::test]
+async fn ipv6() {
+    let dir = tempfile::tempdir().unwrap();
+    let contents = pattern(2 << 20, 8);
+    let mut tgtd = Tgtd::start_at("[::1]:0".parse().unwrap());
+    let target = tgtd.add_target("disk");
+    tgtd.add_lun(&target, 1, &disk(dir.path(), "a", &contents));
+    let url: IscsiUrl = tgtd.url(&target, 1).parse().unwrap();
+    assert_eq!(discover(&url.portals, &config()).await.unwrap().len(), 1);
+    reads_everything(&url.portals, &target.iqn, &config(), &contents).await;
+}
+
+#[tokio::test]
+async fn a_target_that_restarts_loses_no_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let contents = pattern(8 << 20, 9);
+    let file = disk(dir.path(), "a", &contents);
+    let mut tgtd = Tgtd::start();
+    let target = tgtd.add_target("disk");
+    tgtd.add_lun(&target, 1, &file);
+    let session = Session::login(&portal(&tgtd), &target.iqn, &config()).await.unwrap();
+    let lun = session.open_lun(None).await.unwrap();
+    lun.read_at(0, 4096).await.unwrap();
+    tgtd.kill();
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        tgtd.restart();
+        let target = tgtd.add_target("disk");
+        tgtd.add_lun(&target, 1, &file);
+    };
+    let (read, ()) = tokio::join!(lun.read_at(0, contents.len()), back);
+    assert!(read.unwrap().into_bytes() == contents);
+}
+
+#[tokio::test]
+async fn another_disk_under_the_same_name_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = disk(dir.path(), "a", &pattern(2 << 20, 10));
+    let mut tgtd = Tgtd::start();
+    let target = tgtd.add_target("disk");
+    tgtd.add_lun(&target, 1, &file);
+    let session = Session::login(&portal(&tgtd), &target.iqn, &config()).await.unwrap();
+    let lun = session.open_lun(None).await.unwrap();
+    tgtd.kill();
+    tgtd.restart();
+    let target = tgtd.add_target("disk");
+    tgtd.add_lun(&target, 1, &file);
+    tgtd.set_lun(&target, 1, "scsi_sn=other,scsi_id=other");
+    let error = lun.read_at(0, 4096).await.unwrap_err();
+    assert!(error.to_string().contains("another device answers"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::BeingWritten);
+}
+
+#[tokio::test]
+async fn a_deleted_snapshot_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tgtd = Tgtd::start();
+    let target = tgtd.add_target("disk");
+    tgtd.add_lun(&target, 1, &disk(dir.path(), "a", &pattern(2 << 20, 11)));
+    let session = Session::login(&portal(&tgtd), &target.iqn, &config()).await.unwrap();
+    let lun = session.open_lun(None).await.unwrap();
+    tgtd.delete_lun(&target, 1);
+    let error = lun.read_at(0, 4096).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LunNotFound);
+    assert_eq!(error.hint(), Some("was the snapshot deleted?"));
+}
+
+#[tokio::test]
+async fn a_unit_that_is_offline_for_a_moment_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let contents = pattern(2 << 20, 12);
+    let mut tgtd = Tgtd::start();
+    let target = tgtd.add_target("disk");
+    tgtd.add_lun(&target, 1, &disk(dir.path(), "a", &contents));
+    let session = Session::login(&portal(&tgtd), &target.iqn, &config()).await.unwrap();
+    let lun = session.open_lun(None).await.unwrap();
+    tgtd.set_lun(&target, 1, "online=0");
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        tgtd.set_lun(&target, 1, "online=1");
+    };
+    let (read, ()) = tokio::join!(lun.read_at(0, contents.len()), back);
+    assert!(read.unwrap().into_bytes() == contents);
+}
+
+#[tokio::test]
+async fn the_other_portal_takes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let contents = pattern(8 << 20, 13);
+    let file = disk(dir.path(), "a", &contents);
+    let serve = |tgtd: &mut Tgtd| {
+        let target = tgtd.add_target("disk");
+        tgtd.add_lun(&target, 1, &file);
+        target
+    };
+    let (mut one, mut two) = (Tgtd::start(), Tgtd::start());
+    let target = serve(&mut one);
+    serve(&mut two);
+    let portals = [portal(&one), portal(&two)].concat();
+    let session = Session::login(&portals, &target.iqn, &config()).await.unwrap();
+    let lun = session.open_lun(None).await.unwrap();
+    lun.read_at(0, 4096).await.unwrap();
+    one.kill();
+    assert!(lun.read_at(0, contents.len()).await.unwrap().into_bytes() == contents);
+    two.kill();
+    let error = Session::login(&portals, &target.iqn, &config()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect);
 }

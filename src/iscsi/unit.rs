@@ -65,8 +65,13 @@ pub(super) async fn inquire(handle: &Handle, lun: LunAddress) -> Result<Inquiry>
 
 /// Asks a disk for everything that reading it needs, all at once.
 pub(super) async fn open(handle: &Handle, lun: LunAddress) -> Result<Unit> {
-    let (identity, limits, capacity) =
-        tokio::join!(identity(handle, lun), block_limits(handle, lun), capacity(handle, lun));
+    let (ready, identity, limits, capacity) = tokio::join!(
+        handle.run(lun, Cdb::TestUnitReady, 0),
+        identity(handle, lun),
+        block_limits(handle, lun),
+        capacity(handle, lun)
+    );
+    ready?;
     let (capacity, long_reads) = capacity?;
     Ok(Unit { facts: UnitFacts { identity: identity?, capacity }, limits: limits?, long_reads })
 }

@@ -14,6 +14,8 @@ pub(crate) enum VpdPage {
 /// are not one of these variants. Allocation lengths are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cdb {
+    /// SPC-5 section 6.47
+    TestUnitReady,
     /// SPC-5 section 6.6
     Inquiry { allocation: u16 },
     /// INQUIRY with EVPD.
@@ -35,6 +37,7 @@ impl Cdb {
     pub(crate) fn encode(self) -> [u8; 16] {
         let mut cdb = [0; 16];
         match self {
+            Self::TestUnitReady => {}
             Self::Inquiry { allocation } => {
                 cdb[0] = 0x12;
                 cdb[3..5].copy_from_slice(&allocation.to_be_bytes());
@@ -73,6 +76,7 @@ impl Cdb {
     /// The command's name in the standards.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::TestUnitReady => "TEST UNIT READY",
             Self::Inquiry { .. } | Self::Vpd { .. } => "INQUIRY",
             Self::ReportLuns { .. } => "REPORT LUNS",
             Self::ReadCapacity10 => "READ CAPACITY(10)",
@@ -107,6 +111,7 @@ mod tests {
     #[test]
     fn every_command_is_a_reading_one() {
         let all = [
+            Cdb::TestUnitReady,
             Cdb::Inquiry { allocation: 36 },
             Cdb::Vpd { page: VpdPage::DeviceIdentification, allocation: 255 },
             Cdb::ReportLuns { allocation: 16 },
@@ -119,7 +124,7 @@ mod tests {
             let bytes = cdb.encode();
             let service_action = bytes[1] & 0x1f;
             let allowed = match bytes[0] {
-                0x12 | 0x25 | 0x28 | 0x88 | 0xa0 => true,
+                0x00 | 0x12 | 0x25 | 0x28 | 0x88 | 0xa0 => true,
                 0x9e => service_action == 0x10,
                 _ => false,
             };

@@ -1,6 +1,7 @@
 //! The protocol core: PDUs and times in, PDUs, results and the next deadline out. No sockets and no clock here.
 
 mod backoff;
+mod buffers;
 mod chap;
 mod engine;
 mod keys;

@@ -9,6 +9,7 @@ use crate::iscsi::pdu::{
     AsyncEvent, AsyncMessage, Bhs, DataIn, Incoming, LogoutResponse, NO_TAG, NopIn, Reject,
     Residual, ScsiResponse, TaskResponse, TextResponse, rejected_header, sense_data,
 };
+use crate::iscsi::proto::buffers::Buffers;
 use crate::iscsi::proto::verdict::{Circumstances, MAX_TRIES, Verdict, judge};
 use crate::scsi::{Sense, Status};
 
@@ -52,7 +53,7 @@ impl<T> Engine<T> {
         let incoming = Incoming::parse(bhs)
             .map_err(|opcode| Fault::protocol(format!("the target sent opcode 0x{opcode:02x}")))?;
         let payload = match &incoming {
-            Incoming::DataIn(data) => check_data_in(link, data, now)?,
+            Incoming::DataIn(data) => check_data_in(link, &mut self.buffers, data, now)?,
             Incoming::R2t => {
                 return Err(Fault::protocol(
                     "the target asks for data although nothing is written",
@@ -154,6 +155,7 @@ impl<T> Engine<T> {
             Verdict::Done => {
                 let expected = usize::try_from(command.expected).unwrap_or(usize::MAX);
                 if !command.cdb.reads_medium() || data.len() == expected {
+                    let data = self.buffers.give(data);
                     self.complete(job, Ok(data));
                     return Ok(());
                 }
@@ -296,7 +298,12 @@ impl<T> Engine<T> {
 }
 
 /// ITT, DataSN, offset and length of a Data-In against the command that it claims to belong to.
-fn check_data_in<T>(link: &mut Link<T>, data: &DataIn, now: Instant) -> Result<Payload, Fault> {
+fn check_data_in<T>(
+    link: &mut Link<T>,
+    buffers: &mut Buffers,
+    data: &DataIn,
+    now: Instant,
+) -> Result<Payload, Fault> {
     let forgotten = link.exchanges.was_forgotten(data.itt);
     let flight = match link.exchanges.get_mut(data.itt) {
         Some(Exchange::Command(flight)) => flight,
@@ -328,7 +335,7 @@ fn check_data_in<T>(link: &mut Link<T>, data: &DataIn, now: Instant) -> Result<P
     flight.data_sn = flight.data_sn.wrapping_add(1);
     if flight.data.capacity() == 0 {
         // Once, and for the whole command: its data goes from the socket to its final place.
-        flight.data.reserve(expected);
+        flight.data = buffers.take(expected);
     }
     let itt = data.itt;
     link.progressed(itt, now);

@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::iscsi::pdu::{Digests, write_header};
 use crate::scsi::LunAddress;
 
+use super::buffers::Buffers;
 use super::keys::Negotiated;
 use super::window::Window;
 
@@ -124,6 +125,7 @@ pub(crate) struct Engine<T> {
     /// Units that are open, and so must be the same after a reconnect.
     watched: HashSet<LunAddress>,
     events: VecDeque<Event<T>>,
+    buffers: Buffers,
     next_order: u64,
     /// No later than the earliest deadline of all commands.
     next_deadline: Option<Instant>,
@@ -144,6 +146,7 @@ impl<T> Engine<T> {
             gates: HashMap::new(),
             watched: HashSet::new(),
             events: VecDeque::new(),
+            buffers: Buffers::default(),
             next_order: 0,
             next_deadline: None,
             moving_until: None,
