@@ -330,6 +330,7 @@ impl<T> Engine<T> {
         }
         let Some(link) = &mut self.link else { return Ok(()) };
         if link.logout_is_over(now) {
+            self.link = None;
             self.events.push_back(Event::LoggedOut);
             return Ok(());
         }
