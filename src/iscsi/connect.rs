@@ -51,6 +51,8 @@ pub(super) struct LoginFailure {
 pub(super) enum Passes {
     /// The network or the target's state (class 03).
     Perhaps,
+    /// With one CHAP algorithm instead of a list.
+    WithOneAlgorithm,
     /// "Target not found" (0203): only where it was found a moment before.
     WhileMoving,
     /// Wrong secret, no permission, broken protocol.
@@ -127,13 +129,19 @@ async fn log_in_at(
 ) -> Result<Connection, LoginFailure> {
     let mut moved_to = None;
     let mut seen = vec![portal.clone()];
+    let mut config = config.clone();
     loop {
         let here = seen.last().expect("it begins with one").clone();
         let mut stream = connect(&here, config.timeout, end).await?;
         let mut inbox = BytesMut::with_capacity(16 << 10);
-        let exchange = exchange(&mut stream, &mut inbox, target, config, isid);
+        let exchange = exchange(&mut stream, &mut inbox, target, &config, isid);
         let step = match timeout_at(end, exchange).await {
             Ok(Ok(step)) => step,
+            Ok(Err(LoginFailure { passes: Passes::WithOneAlgorithm, error })) => {
+                tracing::debug!("{here}: {error}: offering one CHAP algorithm");
+                config.chap_algorithms.truncate(1);
+                continue;
+            }
             Ok(Err(failure)) => {
                 let LoginFailure { error, passes } = failure;
                 return Err(LoginFailure { error: error.context(&here), passes });
@@ -189,17 +197,23 @@ async fn exchange(
     let (mut login, mut request) = Login::start(config, target, isid, random()?)?;
     loop {
         send(stream, request).await?;
-        let (incoming, segment) = receive(stream, inbox).await?;
-        let Incoming::Login(response) = incoming else {
-            return Err(Error::new(
-                ErrorKind::Protocol,
-                "login: the target answered something else",
-            )
-            .into());
+        let choosing = login.is_choosing_algorithm();
+        let step = match receive(stream, inbox).await {
+            Ok((Incoming::Login(response), segment)) => {
+                login.handle(response, &segment).map_err(LoginFailure::from)
+            }
+            Ok(_) => {
+                let message = "login: the target answered something else";
+                Err(Error::new(ErrorKind::Protocol, message).into())
+            }
+            Err(failure) => Err(failure),
         };
-        match login.handle(response, &segment)? {
-            LoginStep::Send(next) => request = next,
-            step => return Ok(step),
+        match step {
+            Ok(LoginStep::Send(next)) => request = next,
+            Ok(LoginStep::Refused { error, .. }) | Err(LoginFailure { error, .. }) if choosing => {
+                return Err(LoginFailure { error, passes: Passes::WithOneAlgorithm });
+            }
+            step => return step,
         }
     }
 }

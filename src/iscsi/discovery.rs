@@ -11,10 +11,13 @@ use super::connect::{
 };
 use super::pdu::{Incoming, LogoutReason, LogoutRequest, NO_TAG, Outgoing, TextRequest};
 use super::proto::{LoginTarget, TextAnswer, Window, pairs};
-use super::{Config, Portal};
+use super::{Config, DigestPolicy, Portal};
 
 /// The logout of a discovery session is a courtesy: nobody waits long for its answer.
 const LOGOUT_LIMIT: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// The one exchange of a discovery session.
+const ITT: u32 = 1;
 
 /// A target that a portal reported, with the portals that reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,9 +74,14 @@ fn merge(all: &mut Vec<TargetRecord>, record: TargetRecord) {
 async fn ask(portal: &Portal, config: &Config) -> Result<Vec<TargetRecord>> {
     let end = Instant::now() + config.timeout;
     let portals = std::slice::from_ref(portal);
-    let login = log_in_patiently(portals, &LoginTarget::Discovery, config, random_isid()?);
-    let Connection { mut stream, mut inbox, mut window, negotiated, .. } = login.await?;
-    debug_assert!(!negotiated.digests.header && !negotiated.digests.data);
+    // A list of names needs no digests; `send` and `receive` know none.
+    let config = Config {
+        header_digest: DigestPolicy::None,
+        data_digest: DigestPolicy::None,
+        ..config.clone()
+    };
+    let login = log_in_patiently(portals, &LoginTarget::Discovery, &config, random_isid()?);
+    let Connection { mut stream, mut inbox, mut window, .. } = login.await?;
     let answer = timeout_at(end, send_targets(&mut stream, &mut inbox, &mut window)).await;
     let answer = match answer {
         Ok(Ok(text)) => parse(&text, portal),
@@ -97,7 +105,7 @@ async fn send_targets(
         // Not immediate, so that every target counts it alike.
         let request = TextRequest {
             lun,
-            itt: 1,
+            itt: ITT,
             ttt,
             cmd_sn: window.take(),
             exp_stat_sn: window.exp_stat_sn(),
@@ -106,7 +114,7 @@ async fn send_targets(
         send(stream, request.encode()).await?;
         let response = loop {
             match receive(stream, inbox).await? {
-                (Incoming::Text(response), segment) => {
+                (Incoming::Text(response), segment) if response.itt == ITT => {
                     answer.add(&segment)?;
                     break response;
                 }
@@ -151,7 +159,7 @@ fn parse(text: &[u8], asked: &Portal) -> Result<Vec<TargetRecord>> {
         match (&*key, records.last_mut()) {
             ("TargetName", _) => records.push(TargetRecord { name: value, portals: Vec::new() }),
             ("TargetAddress", Some(record)) => {
-                let portal = parse_target_address(&value)?;
+                let portal = in_zone_of(parse_target_address(&value)?, asked);
                 let tag = value.rsplit_once(',').and_then(|(_, tag)| tag.parse().ok()).unwrap_or(0);
                 record.portals.push((portal, tag));
             }
@@ -166,6 +174,17 @@ fn parse(text: &[u8], asked: &Portal) -> Result<Vec<TargetRecord>> {
         merge(&mut merged, record);
     }
     Ok(merged)
+}
+
+/// A link-local address means something on one interface only: that of the portal that named it.
+fn in_zone_of(mut portal: Portal, asked: &Portal) -> Portal {
+    let is_link_local = portal.host.to_ascii_lowercase().starts_with("fe80:");
+    if let (true, None, Some((_, zone))) =
+        (is_link_local, portal.host.find('%'), asked.host.split_once('%'))
+    {
+        portal.host = format!("{}%{zone}", portal.host);
+    }
+    portal
 }
 
 #[cfg(test)]
@@ -188,6 +207,9 @@ mod tests {
             [(portal("10.0.0.1:3260"), 1), (portal("[fe80::1]:3261"), 2)]
         );
         assert_eq!(records[1].portals, [(portal("san"), 0)]);
+        let zoned = parse(text, &portal("[fe80::2%eth1]")).unwrap();
+        assert_eq!(zoned[0].portals[0].0, portal("10.0.0.1"));
+        assert_eq!(zoned[0].portals[1].0, portal("[fe80::1%eth1]:3261"));
         assert_eq!(parse(b"", &portal("san")).unwrap(), []);
         assert!(parse(b"TargetName=iqn.a\0TargetAddress=:x\0", &portal("san")).is_err());
     }

@@ -13,7 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::scsi::{Cdb, LunAddress};
 
 use super::connect::{Connection, LoginFailure, Passes, log_in, random_u32};
-use super::proto::{Backoff, Command, Engine, Event, Fault, Limits, LoginTarget, Need, Receiver};
+use super::proto::{
+    Backoff, Command, Engine, Event, Fault, Limits, LoginTarget, Need, Notices, Receiver,
+};
 use super::unit::{self, UnitFacts};
 use super::{Config, Portal};
 
@@ -23,6 +25,8 @@ const INBOX: usize = 64 << 10;
 const HEADERS: usize = 512;
 /// After a lost connection, "target not found" may mean that it moves.
 const MOVING: Duration = Duration::from_secs(10);
+/// A connection that lasts for so long was a good one: the next reconnect need not hold back.
+const GOOD: Duration = Duration::from_secs(5);
 /// After so many failed attempts nobody is connected to until somebody asks for something.
 const EAGER_ATTEMPTS: u32 = 8;
 
@@ -104,6 +108,9 @@ pub(super) struct Driver {
     units: HashMap<LunAddress, UnitFacts>,
     farewells: Vec<oneshot::Sender<()>>,
     closing: bool,
+    /// Grows with each attempt to connect, until a connection lasts.
+    backoff: Backoff,
+    notices: Notices,
 }
 
 /// How the service of one connection ended.
@@ -143,6 +150,8 @@ impl Driver {
             units: HashMap::new(),
             farewells: Vec::new(),
             closing: false,
+            backoff: Backoff::default(),
+            notices: Notices::default(),
         };
         tokio::spawn(driver.run(connection));
         Handle { requests, timeout: config.timeout }
@@ -155,18 +164,25 @@ impl Driver {
                 self.portals = vec![portal];
             }
             let portal = connection.portal.clone();
+            let since = Instant::now();
             match self.serve(connection).await {
                 End::Over => break,
                 End::Fault(fault) => {
                     let error = fault.error.clone().context(&portal);
-                    tracing::warn!("{error}: connecting again");
-                    let fault = Fault { error, ..fault };
-                    let wait = self.engine.disconnected(fault, std::time::Instant::now());
+                    let now = Instant::now().into_std();
+                    self.notices.warn("lost", now, || format!("{error}: connecting again"));
+                    let wait = self.engine.disconnected(Fault { error, ..fault }, now);
+                    if since.elapsed() >= GOOD {
+                        self.backoff = Backoff::default();
+                    }
+                    let wait = wait.max(self.backoff.next_wait(random_u32().unwrap_or(0)));
                     match self.reconnect(wait).await {
                         Some(next) => connection = next,
                         None => break,
                     }
-                    tracing::info!("{}: connected again", connection.portal);
+                    let now = Instant::now().into_std();
+                    let portal = &connection.portal;
+                    self.notices.info("connected", now, || format!("{portal}: connected again"));
                 }
             }
         }
@@ -301,11 +317,10 @@ impl Driver {
     /// Logs in again with the same ISID, which reinstates the session. `None`: the session is over.
     async fn reconnect(&mut self, wait: Duration) -> Option<Connection> {
         let lost = Instant::now();
-        let mut backoff = Backoff::default();
         let mut not_before = lost + wait;
         loop {
             // Nobody waits, and it has been tried often enough: the next command wakes us.
-            while backoff.attempts() >= EAGER_ATTEMPTS && !self.engine.has_work() {
+            while self.backoff.attempts() >= EAGER_ATTEMPTS && !self.engine.has_work() {
                 if !self.stand_by(None).await {
                     return None;
                 }
@@ -319,17 +334,16 @@ impl Driver {
                     let passes = match passes {
                         Passes::Perhaps => true,
                         Passes::WhileMoving => lost.elapsed() < MOVING,
-                        Passes::No => false,
+                        Passes::WithOneAlgorithm | Passes::No => false,
                     };
-                    if backoff.attempts() == 0 {
-                        tracing::warn!("{error}");
-                    }
+                    let now = Instant::now();
+                    self.notices.warn("login", now.into_std(), || error.to_string());
                     if !passes {
                         self.engine.fail_all(&error);
                         self.dispatch();
                     }
                     self.engine.connect_failed(error);
-                    not_before = Instant::now() + backoff.next_wait(random_u32().unwrap_or(0));
+                    not_before = now + self.backoff.next_wait(random_u32().unwrap_or(0));
                 }
             }
         }

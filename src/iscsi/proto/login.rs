@@ -121,6 +121,12 @@ impl<'a> Login<'a> {
         Ok((login, first))
     }
 
+    /// Whether we have offered several CHAP algorithms and wait for the target's choice: some targets take no
+    /// list, and say so in any way that a login can fail.
+    pub(crate) fn is_choosing_algorithm(&self) -> bool {
+        self.security == Security::Algorithms && self.config.chap_algorithms.len() > 1
+    }
+
     /// Takes a Login Response with its text.
     pub(crate) fn handle(&mut self, response: LoginResponse, segment: &[u8]) -> Result<LoginStep> {
         self.exchanges += 1;

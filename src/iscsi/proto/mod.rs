@@ -6,6 +6,7 @@ mod chap;
 mod engine;
 mod keys;
 mod login;
+mod notices;
 mod receiver;
 mod text;
 mod verdict;
@@ -17,6 +18,7 @@ pub(crate) use keys::Negotiated;
 #[cfg(any(test, fuzzing))]
 pub(crate) use keys::Negotiation;
 pub(crate) use login::{Login, LoginStep, LoginTarget};
+pub(crate) use notices::Notices;
 pub(crate) use receiver::{Need, Receiver};
 pub(crate) use text::{TextAnswer, pairs};
 pub(crate) use window::Window;

@@ -173,7 +173,9 @@ impl<T> Engine<T> {
                 self.retry(job, what, wait, now);
             }
             Verdict::Verify => {
-                tracing::info!("{}: {}: looked at again", command.lun, describe(status, sense));
+                self.notices.info("unit", now, || {
+                    format!("{}: {}: looked at again", command.lun, describe(status, sense))
+                });
                 job.retries += 1;
                 self.gates.entry(command.lun).or_insert(Gate::Unverified);
                 self.enqueue(job);
@@ -246,21 +248,24 @@ impl<T> Engine<T> {
                 let sense = Sense::parse(sense_data(segment));
                 let what =
                     sense.map_or_else(|| "no sense data".to_owned(), |sense| sense.to_string());
-                tracing::info!("the target reports: {what}");
+                self.notices.info("report", now, || format!("the target reports: {what}"));
                 let lun = crate::scsi::LunAddress(message.lun);
                 if self.watched.contains(&lun) {
                     self.gates.entry(lun).or_insert(Gate::Unverified);
                 }
             }
             AsyncEvent::LogoutRequested { within } => {
-                tracing::info!("the target asks for a logout within {within} s");
+                self.notices.info("logout", now, || {
+                    format!("the target asks for a logout within {within} s")
+                });
                 // Half of the time for what is in flight, the rest for the logout itself.
                 link.drain(now + Duration::from_secs(within.into()) / 2);
                 self.moving_until = later(self.moving_until, now + MOVING);
             }
             AsyncEvent::ConnectionDrop { time_to_wait }
             | AsyncEvent::SessionDrop { time_to_wait } => {
-                tracing::info!("the target announces that it drops the connection");
+                let line = || "the target announces that it drops the connection".to_owned();
+                self.notices.info("drop", now, line);
                 self.moving_until = later(self.moving_until, now + MOVING);
                 return Err(drop(time_to_wait));
             }

@@ -23,6 +23,7 @@ use crate::scsi::LunAddress;
 
 use super::buffers::Buffers;
 use super::keys::Negotiated;
+use super::notices::Notices;
 use super::window::Window;
 
 pub(crate) use incoming::Payload;
@@ -126,6 +127,7 @@ pub(crate) struct Engine<T> {
     watched: HashSet<LunAddress>,
     events: VecDeque<Event<T>>,
     buffers: Buffers,
+    notices: Notices,
     next_order: u64,
     /// No later than the earliest deadline of all commands.
     next_deadline: Option<Instant>,
@@ -147,6 +149,7 @@ impl<T> Engine<T> {
             watched: HashSet::new(),
             events: VecDeque::new(),
             buffers: Buffers::default(),
+            notices: Notices::default(),
             next_order: 0,
             next_deadline: None,
             moving_until: None,
@@ -321,11 +324,10 @@ impl<T> Engine<T> {
         self.expire(now);
         let Some(link) = &mut self.link else { return Ok(()) };
         if let Some(job) = link.give_up(&self.limits, now) {
-            tracing::warn!(
-                "{} of {}: no answer, issued again",
-                job.command.cdb.name(),
-                job.command.lun
-            );
+            let Command { cdb, lun, .. } = job.command;
+            self.notices.warn("unanswered", now, || {
+                format!("{} of {lun}: no answer, issued again", cdb.name())
+            });
             self.enqueue(job);
         }
         let Some(link) = &mut self.link else { return Ok(()) };

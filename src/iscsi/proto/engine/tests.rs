@@ -188,7 +188,8 @@ fn the_command_window_is_kept() {
 
 #[test]
 fn wrong_data_never_counts() {
-    let cases: [(&str, fn(u32) -> Bhs, usize); 6] = [
+    type Answer = fn(u32) -> Bhs;
+    let cases: [(&str, Answer, usize); 6] = [
         ("DataSN", |itt| data_in(itt, 1, 0, true), 1024),
         ("offset", |itt| data_in(itt, 0, 512, true), 512),
         ("bytes at offset", |itt| data_in(itt, 0, 0, true), 1536),
