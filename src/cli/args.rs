@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::fs::ext::JournalMode;
 use crate::iscsi::DigestPolicy;
 
+use super::mount_options::Mounting;
 use super::units;
 use super::{
     browse, cat, discover, extract, find, generate, info, ls, mount, stat, tar, umount, verify,
@@ -66,13 +67,18 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether the command goes on in the background after the program has returned.
-    pub(crate) fn leaves(&self) -> bool {
+    /// How the commands that mount something are to do it.
+    pub(crate) fn mounting(&mut self) -> Option<&mut Mounting> {
         match self {
-            Self::Mount(args) => !args.foreground,
-            Self::Browse(args) => !args.foreground,
-            _ => false,
+            Self::Mount(args) => Some(&mut args.mounting),
+            Self::Browse(args) => Some(&mut args.mounting),
+            _ => None,
         }
+    }
+
+    /// Whether the command goes on in the background after the program has returned.
+    pub(crate) fn leaves(&mut self) -> bool {
+        self.mounting().is_some_and(|mounting| !mounting.foreground)
     }
 }
 

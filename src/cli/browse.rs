@@ -9,12 +9,12 @@ use globset::Glob;
 
 use crate::browse::{Aliases, Browse, Options};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::{Mount, MountOptions, Mountpoint, Watchdog};
+use crate::fuse::{Mount, Mountpoint, Watchdog};
 
 use super::args::SourceArg;
 use super::background::Background;
 use super::exit::Exit;
-use super::mount_options::OptionList;
+use super::mount_options::Mounting;
 use super::san::PortalSan;
 use super::source::{Context, portals};
 use super::{Signals, units, unless_interrupted};
@@ -31,12 +31,8 @@ Examples:
   snapbrowse browse --targets '*:home-*' --idle 1m iscsi://san1 iscsi://san2:3261 ~/san
   snapbrowse browse ~/san                       the portals of the configuration")]
 pub(crate) struct Args {
-    /// Stay in the foreground
-    #[arg(short, long)]
-    pub(crate) foreground: bool,
-    /// Mount options: allow_other, noexec, and every long option of this program as NAME=VALUE
-    #[arg(short = 'o', value_name = "OPTS", value_delimiter = ',')]
-    pub(crate) options: Vec<String>,
+    #[command(flatten)]
+    pub(crate) mounting: Mounting,
     /// Log out of a target that was not used for this long
     #[arg(long, value_parser = units::duration, value_name = "TIME", default_value = "5m")]
     idle: Duration,
@@ -58,7 +54,6 @@ pub(crate) struct Args {
 pub(crate) async fn run(
     context: Arc<Context>,
     args: Args,
-    options: OptionList,
     background: Option<Background>,
     signals: &mut Signals,
 ) -> Result<Exit> {
@@ -79,11 +74,7 @@ pub(crate) async fn run(
     let san = Arc::new(PortalSan::new(context, urls));
     let browse =
         unless_interrupted(signals, async move { Browse::new(san, tree_options).await }).await?;
-    let mount_options = MountOptions {
-        source_name: name,
-        allow_other: options.allow_other,
-        no_exec: options.no_exec,
-    };
+    let mount_options = args.mounting.access.mount_options(name);
     let runtime = tokio::runtime::Handle::current();
     let mut mount = Mount::new(Arc::new(browse.clone()), &mountpoint, &mount_options, runtime)?;
     if let Some(background) = background {

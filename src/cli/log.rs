@@ -1,4 +1,4 @@
-//! Messages while the work goes on: on standard error, or in the system's log where there is nobody to read that.
+//! Messages while the work goes on: on standard error, and in the system's log where nobody reads that.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -57,7 +57,7 @@ where
 /// The socket of syslogd or journald, once messages go there.
 static SYSLOG: OnceLock<UnixDatagram> = OnceLock::new();
 
-/// From here on messages go to the system's log. Where there is none they go on to standard error.
+/// From here on messages go to the system's log too, where there is one.
 pub(crate) fn to_syslog() {
     let connected = UnixDatagram::unbound().and_then(|socket| {
         socket.connect("/dev/log")?;
@@ -95,10 +95,11 @@ struct Line(Level);
 
 impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match SYSLOG.get() {
-            None => io::stderr().write_all(line)?,
-            Some(socket) => drop(socket.send(&datagram(self.0, line))),
+        if let Some(socket) = SYSLOG.get() {
+            // Whoever reads standard error is told in any case.
+            let _ = socket.send(&datagram(self.0, line));
         }
+        io::stderr().write_all(line)?;
         Ok(line.len())
     }
 

@@ -16,6 +16,7 @@ mod initiator;
 mod log;
 mod ls;
 mod mount;
+mod mount_helper;
 mod mount_options;
 mod output;
 mod password;
@@ -47,7 +48,7 @@ use crate::fuse;
 use args::{Cli, Command};
 use background::Background;
 use exit::Exit;
-use mount_options::OptionList;
+use mount_helper::Helper;
 use output::{is_broken_pipe, printable};
 use settings::Settings;
 use source::Context;
@@ -61,32 +62,45 @@ pub fn main() -> ExitCode {
         return code;
     }
     // clap prints help, versions and usage errors itself, with exit code 0 or 2 as ours.
-    let cli = Cli::parse();
+    if !Helper::is_called() {
+        return start(Cli::parse(), Exit::into);
+    }
+    match Helper::parse().into_cli() {
+        // autofs and systemd keep what a helper says to themselves; their users look into the system's log.
+        Ok(Some(cli)) => {
+            log::to_syslog();
+            start(cli, mount_helper::exit_code)
+        }
+        Ok(None) => ExitCode::SUCCESS,
+        Err(error) => mount_helper::exit_code(end(Err(error))),
+    }
+}
+
+/// Does what the command line says, or has a second process do it in the background.
+fn start(mut cli: Cli, exit_code: fn(Exit) -> ExitCode) -> ExitCode {
     log::start(cli.global.verbose, cli.global.quiet);
     let background = Background::is_wanted();
     if background.is_none() && cli.command.leaves() {
-        return background::start().unwrap_or_else(|error| end(Err(error)).into());
+        return background::start().unwrap_or_else(|error| exit_code(end(Err(error))));
     }
-    end(run(cli, background)).into()
+    exit_code(end(run(cli, background)))
 }
 
 fn run(cli: Cli, background: Option<Background>) -> Result<Exit> {
-    let Cli { mut global, command } = cli;
-    let list = match &command {
-        Command::Mount(args) => mount_options::apply(&args.options, &mut global)?,
-        Command::Browse(args) => mount_options::apply(&args.options, &mut global)?,
-        _ => OptionList::default(),
-    };
+    let Cli { mut global, mut command } = cli;
+    if let Some(mounting) = command.mounting() {
+        mount_options::apply(mounting, &mut global)?;
+    }
     let context = Arc::new(Context::new(Settings::resolve(global)?));
     let shared = Arc::clone(&context);
     match command {
         Command::Umount(args) => umount::run(&context, &args),
         Command::Generate(args) => generate::run(args),
         Command::Mount(args) => with_runtime(&context, async |signals| {
-            mount::run(shared, args, list, background, signals).await
+            mount::run(shared, args, background, signals).await
         }),
         Command::Browse(args) => with_runtime(&context, async |signals| {
-            browse::run(shared, args, list, background, signals).await
+            browse::run(shared, args, background, signals).await
         }),
         command => with_runtime(&context, async |signals| {
             unless_interrupted(signals, one_shot(shared, command)).await

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{ErrorKind, Result};
-use crate::fuse::{Mount, MountOptions, Mountpoint, Watchdog};
+use crate::fuse::{Mount, Mountpoint, Watchdog};
 
 use super::args::SourceArg;
 use super::background::Background;
 use super::exit::Exit;
-use super::mount_options::OptionList;
+use super::mount_options::{Access, Mounting};
 use super::source::{self, Context, Opened};
 use super::{Signals, unless_interrupted};
 
@@ -21,18 +21,16 @@ const LAST_LOOK: Duration = Duration::from_secs(5);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The mount is read-only. The command returns when it is ready; `snapbrowse umount`, `fusermount3 -u`
-or a SIGTERM to the process ends it and logs out.
+or a SIGTERM to the process ends it and logs out. Whoever mounts reads every file, whatever its mode,
+unless --strict-permissions is given; others are kept out unless -o allow_other is given, and then
+the modes and ACLs in the snapshot apply to all.
 
 Examples:
   snapbrowse mount iscsi://san1/iqn.2001-05.com.example:snap/0 ~/snap
   snapbrowse mount -o allow_other,volume=p2 disk.img /mnt")]
 pub(crate) struct Args {
-    /// Stay in the foreground
-    #[arg(short, long)]
-    pub(crate) foreground: bool,
-    /// Mount options: allow_other, noexec, and every long option of this program as NAME=VALUE
-    #[arg(short = 'o', value_name = "OPTS", value_delimiter = ',')]
-    pub(crate) options: Vec<String>,
+    #[command(flatten)]
+    pub(crate) mounting: Mounting,
     /// An iscsi:// URL, an image file or a block device
     source: SourceArg,
     /// An empty directory
@@ -43,15 +41,14 @@ pub(crate) struct Args {
 pub(crate) async fn run(
     context: Arc<Context>,
     args: Args,
-    options: OptionList,
     background: Option<Background>,
     signals: &mut Signals,
 ) -> Result<Exit> {
     let mountpoint = Mountpoint::new(&args.mountpoint)?;
-    let source = args.source;
+    let Args { source, mounting, .. } = args;
     let opened =
         unless_interrupted(signals, async move { source::open(&context, &source).await }).await?;
-    let mut mount = mount(&opened, &mountpoint, &options)?;
+    let mut mount = mount(&opened, &mountpoint, &mounting.access)?;
     if let Some(background) = background {
         background.ready()?;
     }
@@ -66,12 +63,8 @@ pub(crate) async fn run(
     last_look(&opened).await
 }
 
-fn mount(opened: &Opened, mountpoint: &Mountpoint, options: &OptionList) -> Result<Mount> {
-    let options = MountOptions {
-        source_name: opened.location.clone(),
-        allow_other: options.allow_other,
-        no_exec: options.no_exec,
-    };
+fn mount(opened: &Opened, mountpoint: &Mountpoint, access: &Access) -> Result<Mount> {
+    let options = access.mount_options(opened.location.clone());
     let runtime = tokio::runtime::Handle::current();
     Mount::new(Arc::clone(&opened.filesystem), mountpoint, &options, runtime)
 }

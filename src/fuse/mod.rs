@@ -32,6 +32,7 @@ mod needs;
 
 pub use mount::{Mount, MountOptions};
 pub use mountpoint::Mountpoint;
+pub use node::Shown;
 pub use unmount::unmount;
 pub use watchdog::Watchdog;
 

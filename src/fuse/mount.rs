@@ -10,7 +10,9 @@ use tokio::sync::oneshot;
 
 use super::mountpoint::Mountpoint;
 use super::mounts::Mounted;
+use super::node::Shown;
 use super::serve::Server;
+use super::view::View;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Filesystem;
 
@@ -28,8 +30,19 @@ pub struct MountOptions {
     pub source_name: String,
     /// Lets other users in; implies that the kernel checks permissions.
     pub allow_other: bool,
+    /// The kernel checks permissions for whoever mounts, too.
+    pub strict_permissions: bool,
     /// Lets nothing in it be executed.
     pub no_exec: bool,
+    /// How owners and permissions are shown.
+    pub shown: Shown,
+}
+
+impl MountOptions {
+    /// Whether modes and ACLs mean anything: else whoever mounts reads everything, and nobody else anything.
+    fn kernel_checks_permissions(&self) -> bool {
+        self.allow_other || self.strict_permissions
+    }
 }
 
 /// A live mount. Dropping it unmounts.
@@ -53,7 +66,8 @@ impl Mount {
         runtime: tokio::runtime::Handle,
     ) -> Result<Self> {
         check_device()?;
-        let server = Server::new(filesystem, runtime, options.allow_other);
+        let view = View::new(filesystem, options.shown);
+        let server = Server::new(view, runtime, options.kernel_checks_permissions());
         let session = Session::new(server, mountpoint.path(), &config(options))
             .map_err(|error| explain(mountpoint, error))?;
         let mounted = Mounted::find(mountpoint.path())?;
@@ -125,7 +139,9 @@ fn config(options: &MountOptions) -> Config {
     }
     if options.allow_other {
         config.acl = SessionACL::All;
-        // Else every local user could read the snapshot's /etc/shadow.
+    }
+    if options.kernel_checks_permissions() {
+        // With others let in: else every local user could read the snapshot's /etc/shadow.
         config.mount_options.push(MountOption::DefaultPermissions);
     }
     config.n_threads = Some(SESSION_THREADS);

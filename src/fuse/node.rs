@@ -49,8 +49,39 @@ pub(super) fn file_type(file_type: FileType) -> fuser::FileType {
     }
 }
 
+/// How owners and permissions are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// All files are this user's.
+    pub uid: Option<u32>,
+    /// All files are this group's.
+    pub gid: Option<u32>,
+    /// No file has these permissions.
+    pub umask: u16,
+}
+
+impl Shown {
+    /// An access ACL (`system.posix_acl_access` or `_default`, as the kernel hands it out) under the same umask: where
+    /// there is one it decides, and the mode does not. Anything else stays as it is.
+    pub(super) fn mask_acl(self, name: &[u8], mut value: Vec<u8>) -> Vec<u8> {
+        if !name.starts_with(b"system.posix_acl_") {
+            return value;
+        }
+        // A version (32 bits), then entries of a tag and permissions (16 bits each) and an id (32 bits), all little-endian.
+        for entry in value.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
+            let class = match entry[0] {
+                0x01 => self.umask >> 6, // ACL_USER_OBJ
+                0x20 => self.umask,      // ACL_OTHER
+                _ => self.umask >> 3,
+            };
+            entry[2] &= !(class & 7) as u8;
+        }
+        value
+    }
+}
+
 /// What `stat` shows, under the number `ino`.
-pub(super) fn file_attr(ino: u64, attr: &Attr) -> FileAttr {
+pub(super) fn file_attr(ino: u64, attr: &Attr, shown: Shown) -> FileAttr {
     let mtime = system_time(attr.mtime);
     FileAttr {
         ino: INodeNo(ino),
@@ -61,10 +92,10 @@ pub(super) fn file_attr(ino: u64, attr: &Attr) -> FileAttr {
         ctime: system_time(attr.ctime),
         crtime: attr.crtime.map_or(mtime, system_time),
         kind: file_type(attr.file_type),
-        perm: attr.permissions,
+        perm: attr.permissions & !shown.umask,
         nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
+        uid: shown.uid.unwrap_or(attr.uid),
+        gid: shown.gid.unwrap_or(attr.gid),
         rdev: encode_device(attr.rdev),
         blksize: 4096,
         flags: 0,
@@ -90,7 +121,7 @@ pub(super) fn unreadable(ino: Ino, file_type: Option<FileType>) -> FileAttr {
         crtime: None,
         generation: 0,
     };
-    file_attr(ino.0, &attr)
+    file_attr(ino.0, &attr, Shown::default())
 }
 
 fn system_time(time: Timestamp) -> SystemTime {
@@ -148,5 +179,20 @@ mod tests {
     fn large_device_numbers_are_packed_as_the_kernel_packs_them() {
         assert_eq!(encode_device(DeviceNumber { major: 8, minor: 1 }), 0x801);
         assert_eq!(encode_device(DeviceNumber { major: 0xabc, minor: 0xd_ef12 }), 0xdefa_bc12);
+    }
+
+    #[test]
+    fn an_acl_gives_no_more_than_the_umask_leaves() {
+        let entry = |tag: u8, permissions: u8| [tag, 0, permissions, 0, 9, 0, 0, 0];
+        let acl = |permissions: [u8; 4]| {
+            let tags = [0x01, 0x02, 0x10, 0x20];
+            let entries = tags.into_iter().zip(permissions).flat_map(|(tag, p)| entry(tag, p));
+            [2, 0, 0, 0].into_iter().chain(entries).collect::<Vec<u8>>()
+        };
+        let shown = Shown { umask: 0o027, ..Shown::default() };
+        let masked = shown.mask_acl(b"system.posix_acl_access", acl([7, 7, 6, 5]));
+        assert_eq!(masked, acl([7, 5, 4, 0]));
+        assert_eq!(shown.mask_acl(b"user.x", acl([7; 4])), acl([7; 4]));
+        assert_eq!(shown.mask_acl(b"system.posix_acl_access", vec![2, 0]), [2, 0]);
     }
 }

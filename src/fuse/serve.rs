@@ -22,7 +22,7 @@ use super::handles::Handles;
 use super::node;
 use super::view::{Full, Listing, SeekTo, View, Want};
 use crate::error::Error;
-use crate::fs::{FileReader, Filesystem, UNCHANGING};
+use crate::fs::{FileReader, UNCHANGING};
 
 /// How much use passes between two looks whether the volume is being written.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -47,13 +47,9 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(
-        fs: Arc<dyn Filesystem>,
-        runtime: Handle,
-        kernel_checks_permissions: bool,
-    ) -> Self {
+    pub(super) fn new(view: View, runtime: Handle, kernel_checks_permissions: bool) -> Self {
         Self {
-            view: Arc::new(View::new(fs)),
+            view: Arc::new(view),
             files: Arc::default(),
             directories: Handles::default(),
             watch: Arc::default(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fuser::{FileAttr, Generation, INodeNo};
 
-use super::node::{self, Nodes};
+use super::node::{self, Nodes, Shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Attr, DirEntry, FileReader, Filesystem, Ino, StatFs};
 
@@ -18,12 +18,13 @@ use crate::fs::{Attr, DirEntry, FileReader, Filesystem, Ino, StatFs};
 pub(super) struct View {
     fs: Arc<dyn Filesystem>,
     nodes: Nodes,
+    shown: Shown,
     changed: OnceLock<Error>,
 }
 
 impl View {
-    pub(super) fn new(fs: Arc<dyn Filesystem>) -> Self {
-        Self { nodes: Nodes::new(fs.root()), fs, changed: OnceLock::new() }
+    pub(super) fn new(fs: Arc<dyn Filesystem>, shown: Shown) -> Self {
+        Self { nodes: Nodes::new(fs.root()), fs, shown, changed: OnceLock::new() }
     }
 
     /// The inode behind a node.
@@ -61,7 +62,7 @@ impl View {
 
     pub(super) async fn attr(&self, node: INodeNo) -> Result<FileAttr> {
         let attr = self.fs()?.getattr(self.ino(node)).await?;
-        Ok(node::file_attr(attr.ino.0, &attr))
+        Ok(node::file_attr(attr.ino.0, &attr, self.shown))
     }
 
     /// The node that `name` stands for; `None` where there is none, which the kernel may remember too.
@@ -86,7 +87,7 @@ impl View {
     /// An answer to a lookup names the node in `ino`.
     fn entry(&self, attr: &Attr) -> (FileAttr, Generation) {
         let node = self.nodes.node(attr.ino);
-        (node::file_attr(node.0, attr), Generation(attr.generation.into()))
+        (node::file_attr(node.0, attr, self.shown), Generation(attr.generation.into()))
     }
 
     pub(super) async fn readlink(&self, node: INodeNo) -> Result<Vec<u8>> {
@@ -107,7 +108,8 @@ impl View {
     }
 
     pub(super) async fn getxattr(&self, node: INodeNo, name: &[u8]) -> Result<Vec<u8>> {
-        self.fs()?.getxattr(self.ino(node), name).await
+        let value = self.fs()?.getxattr(self.ino(node), name).await?;
+        Ok(self.shown.mask_acl(name, value))
     }
 
     /// All names that `user` may know of, each ended by a NUL, as `listxattr(2)` hands them out. `trusted.*` is
@@ -248,7 +250,9 @@ impl Listed<'_> {
         let attr = self.attr?;
         match self.entry.name.as_slice() {
             // The kernel takes no node from these two: only the number that `ls -ai` shows.
-            b"." | b".." => Some((node::file_attr(attr.ino.0, attr), Generation(0))),
+            b"." | b".." => {
+                Some((node::file_attr(attr.ino.0, attr, self.view.shown), Generation(0)))
+            }
             _ => Some(self.view.entry(attr)),
         }
     }

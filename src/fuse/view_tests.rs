@@ -34,7 +34,7 @@ fn twenty_files() -> Memory {
 #[tokio::test]
 async fn a_listing_goes_on_where_the_reply_was_full_without_reading_again() {
     let memory = Arc::new(twenty_files());
-    let view = View::new(Arc::clone(&memory) as Arc<dyn Filesystem>);
+    let view = View::new(Arc::clone(&memory) as Arc<dyn Filesystem>, Shown::default());
     let listing = Listing::default();
     let mut names = Vec::new();
     let mut cookie = 0;
@@ -55,7 +55,7 @@ async fn a_listing_goes_on_where_the_reply_was_full_without_reading_again() {
 
 #[tokio::test]
 async fn a_listing_starts_again_from_any_cookie() {
-    let view = View::new(Arc::new(twenty_files()));
+    let view = View::new(Arc::new(twenty_files()), Shown::default());
     let listing = Listing::default();
     let all = list(&view, &listing, 0, Want::Names, 100).await.unwrap();
     assert_eq!(all.len(), 22);
@@ -69,7 +69,7 @@ async fn a_listing_starts_again_from_any_cookie() {
 #[tokio::test]
 async fn inodes_are_fetched_ahead_only_where_attributes_are_wanted() {
     let memory = Arc::new(twenty_files());
-    let view = View::new(Arc::clone(&memory) as Arc<dyn Filesystem>);
+    let view = View::new(Arc::clone(&memory) as Arc<dyn Filesystem>, Shown::default());
     list(&view, &Listing::default(), 0, Want::Names, 5).await.unwrap();
     assert!(memory.prefetched.lock().unwrap().is_empty());
     list(&view, &Listing::default(), 0, Want::Attributes, 5).await.unwrap();
@@ -80,7 +80,7 @@ async fn inodes_are_fetched_ahead_only_where_attributes_are_wanted() {
 async fn one_unreadable_inode_does_not_hide_its_name_or_its_neighbours() {
     let mut memory = twenty_files();
     memory.break_inode(Ino(13), ErrorKind::BadChecksum);
-    let view = View::new(Arc::new(memory));
+    let view = View::new(Arc::new(memory), Shown::default());
     let all = list(&view, &Listing::default(), 0, Want::Attributes, 100).await.unwrap();
     assert_eq!(all.len(), 22);
     let unreadable: Vec<&str> =
@@ -90,7 +90,7 @@ async fn one_unreadable_inode_does_not_hide_its_name_or_its_neighbours() {
 
 #[tokio::test]
 async fn the_dots_show_ext_numbers_and_files_their_node() {
-    let view = View::new(Arc::new(twenty_files()));
+    let view = View::new(Arc::new(twenty_files()), Shown::default());
     let all = list(&view, &Listing::default(), 0, Want::Attributes, 3).await.unwrap();
     let numbers: Vec<u64> = all.iter().map(|entry| entry.2.unwrap().ino.0).collect();
     assert_eq!(numbers, [2, 2, 11]);
@@ -100,7 +100,7 @@ async fn the_dots_show_ext_numbers_and_files_their_node() {
 async fn types_come_from_the_inodes_where_directories_have_none() {
     let mut memory = Memory::new();
     memory.symlink(b"link", Ino(12), b"target");
-    let view = View::new(Arc::new(memory.without_types_in_directories()));
+    let view = View::new(Arc::new(memory.without_types_in_directories()), Shown::default());
     let mut types = Vec::new();
     let add = |listed: Listed<'_>| {
         types.push(listed.file_type());
@@ -116,7 +116,7 @@ async fn a_lookup_tells_a_missing_name_from_a_broken_inode() {
     let mut memory = twenty_files();
     memory.break_inode(Ino(13), ErrorKind::Corrupt);
     memory.link(b"nowhere", Ino(0));
-    let view = View::new(Arc::new(memory));
+    let view = View::new(Arc::new(memory), Shown::default());
     assert_eq!(view.lookup(INodeNo::ROOT, b"none").await.unwrap(), None);
     let (attr, generation) = view.lookup(INodeNo::ROOT, b"f12").await.unwrap().unwrap();
     assert_eq!((attr.ino.0, attr.uid, attr.perm, generation), (12, 12, 0o640, Generation(77)));
@@ -128,7 +128,7 @@ async fn a_lookup_tells_a_missing_name_from_a_broken_inode() {
 
 #[tokio::test]
 async fn the_root_is_node_1_to_the_kernel_and_inode_2_to_the_user() {
-    let view = View::new(Arc::new(Memory::new()));
+    let view = View::new(Arc::new(Memory::new()), Shown::default());
     assert_eq!(view.ino(INodeNo::ROOT), ROOT);
     assert_eq!(view.attr(INodeNo::ROOT).await.unwrap().ino, INodeNo(2));
 }
@@ -138,7 +138,7 @@ async fn seeks_find_data_holes_and_the_end() {
     let mut memory = Memory::new();
     // Data at 4..6 and, touching it, 6..8; a hole; data at 20..22; a hole up to 30.
     memory.file(b"f", Ino(12), 30, &[(4, b"ab"), (6, b"cd"), (20, b"ef")]);
-    let view = View::new(Arc::new(memory));
+    let view = View::new(Arc::new(memory), Shown::default());
     let file = view.open(INodeNo(12)).await.unwrap();
     let seek = async |offset, to| view.seek(INodeNo(12), &*file, offset, to).await.unwrap();
     for (offset, data, hole) in [
@@ -161,7 +161,7 @@ async fn seeks_find_data_holes_and_the_end() {
 async fn a_file_full_of_data_ends_in_a_hole() {
     let mut memory = Memory::new();
     memory.file(b"f", Ino(12), 4, &[(0, b"abcd")]);
-    let view = View::new(Arc::new(memory));
+    let view = View::new(Arc::new(memory), Shown::default());
     let file = view.open(INodeNo(12)).await.unwrap();
     assert_eq!(view.seek(INodeNo(12), &*file, 1, SeekTo::Hole).await.unwrap(), Some(4));
 }
@@ -172,7 +172,7 @@ async fn attribute_names_are_listed_as_the_system_call_wants_them() {
     memory.xattr(Ino(12), b"user.a", b"1");
     memory.xattr(Ino(12), b"user.b", b"");
     memory.xattr(Ino(12), b"trusted.c", b"");
-    let view = View::new(Arc::new(memory));
+    let view = View::new(Arc::new(memory), Shown::default());
     assert_eq!(view.listxattr(INodeNo(12), 0).await.unwrap(), b"user.a\0user.b\0trusted.c\0");
     assert_eq!(view.listxattr(INodeNo(12), 1000).await.unwrap(), b"user.a\0user.b\0");
     assert_eq!(view.listxattr(INodeNo(13), 0).await.unwrap(), b"");
@@ -184,7 +184,7 @@ async fn attribute_names_are_listed_as_the_system_call_wants_them() {
 #[tokio::test]
 async fn from_the_first_change_of_the_volume_on_nothing_is_told_any_more() {
     let memory = Arc::new(twenty_files());
-    let view = View::new(Arc::clone(&memory) as Arc<dyn Filesystem>);
+    let view = View::new(Arc::clone(&memory) as Arc<dyn Filesystem>, Shown::default());
     view.check_unchanged().await.unwrap();
     view.attr(INodeNo(12)).await.unwrap();
     memory.changed.store(true, Ordering::Relaxed);
@@ -196,4 +196,18 @@ async fn from_the_first_change_of_the_volume_on_nothing_is_told_any_more() {
     assert_eq!(view.check_readable().unwrap_err().kind(), ErrorKind::BeingWritten);
     let listed = list(&view, &Listing::default(), 0, Want::Names, 9).await;
     assert_eq!(listed.unwrap_err().kind(), ErrorKind::BeingWritten);
+}
+
+#[tokio::test]
+async fn owners_and_permissions_are_shown_as_asked() {
+    let shown = Shown { uid: Some(1000), gid: None, umask: 0o022 };
+    let mut memory = twenty_files();
+    memory.xattr(Ino(12), b"system.posix_acl_access", &[2, 0, 0, 0, 0x20, 0, 7, 0, 0, 0, 0, 0]);
+    let view = View::new(Arc::new(memory), shown);
+    let attr = view.attr(INodeNo(12)).await.unwrap();
+    assert_eq!((attr.uid, attr.gid, attr.perm), (1000, 34, 0o640));
+    let acl = view.getxattr(INodeNo(12), b"system.posix_acl_access").await.unwrap();
+    assert_eq!(acl[6], 5);
+    let all = list(&view, &Listing::default(), 0, Want::Attributes, 100).await.unwrap();
+    assert!(all.iter().all(|entry| entry.2.unwrap().uid == 1000));
 }

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod helper;
 mod life;
 mod target;
 mod user;
