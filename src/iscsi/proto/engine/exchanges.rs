@@ -48,7 +48,8 @@ impl<E> Exchanges<E> {
             slot.exchange = Some(exchange);
             return slot.itt;
         }
-        let itt = u32::try_from(self.slots.len()).expect("few slots");
+        // Never 0, which a zeroed PDU would name.
+        let itt = u32::try_from(self.slots.len()).expect("few slots") | 1 << SLOT_BITS;
         self.slots.push(Slot { itt, exchange: Some(exchange) });
         itt
     }
@@ -65,6 +66,15 @@ impl<E> Exchanges<E> {
         self.live -= 1;
         self.free.push(index);
         Some(exchange)
+    }
+
+    /// Removes the exchange if it is of the right kind: an answer with the tag of another must not end that one.
+    pub(crate) fn remove_if(&mut self, itt: u32, right: impl FnOnce(&E) -> bool) -> Option<E> {
+        if self.get_mut(itt).is_some_and(|exchange| right(exchange)) {
+            self.remove(itt)
+        } else {
+            None
+        }
     }
 
     /// Remembers a tag that the target may still use although its exchange has ended.

@@ -214,7 +214,8 @@ impl<T> Engine<T> {
     fn logout_response(&mut self, response: &LogoutResponse) -> Result<(), Fault> {
         let Some(link) = &mut self.link else { return Ok(()) };
         link.window.update(response.sequence);
-        if !matches!(link.exchanges.remove(response.itt), Some(Exchange::Logout)) {
+        let is_logout = |exchange: &Exchange<T>| matches!(exchange, Exchange::Logout);
+        if link.exchanges.remove_if(response.itt, is_logout).is_none() {
             return Err(unknown_tag("a logout response", response.itt));
         }
         if response.response != 0 {
@@ -374,7 +375,8 @@ fn nop_in<T>(link: &mut Link<T>, nop: &NopIn) -> Result<(), Fault> {
     if nop.itt != NO_TAG {
         // The answer to our ping, which carries a status of its own.
         link.window.acknowledge(nop.sequence);
-        if !matches!(link.exchanges.remove(nop.itt), Some(Exchange::Ping)) {
+        let is_ping = |exchange: &Exchange<T>| matches!(exchange, Exchange::Ping);
+        if link.exchanges.remove_if(nop.itt, is_ping).is_none() {
             return Err(unknown_tag("the answer to a ping", nop.itt));
         }
         link.ping_answered();
@@ -387,7 +389,8 @@ fn nop_in<T>(link: &mut Link<T>, nop: &NopIn) -> Result<(), Fault> {
 fn task_response<T>(link: &mut Link<T>, response: &TaskResponse) -> Result<(), Fault> {
     link.window.update(response.sequence);
     link.window.acknowledge(response.sequence);
-    let Some(Exchange::Abort { of, .. }) = link.exchanges.remove(response.itt) else {
+    let is_abort = |exchange: &Exchange<T>| matches!(exchange, Exchange::Abort { .. });
+    let Some(Exchange::Abort { of, .. }) = link.exchanges.remove_if(response.itt, is_abort) else {
         return Err(unknown_tag("the answer to a task management request", response.itt));
     };
     tracing::debug!("ABORT TASK: response {}", response.response);

@@ -5,6 +5,8 @@
 //! ([`Engine::disconnected`]), what was in flight goes back to the queue in the callers' order and is issued again on
 //! the next one ([`Engine::connected`]). Time is an argument; [`Engine::next_timeout`] says when to call again.
 
+#[cfg(test)]
+mod chaos;
 mod exchanges;
 mod incoming;
 mod job;

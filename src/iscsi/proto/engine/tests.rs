@@ -443,3 +443,16 @@ fn a_logout_without_an_answer_is_over_in_time() {
     scene.wait(6 * SECOND).unwrap();
     assert!(matches!(scene.engine.event(), Some(Event::LoggedOut)));
 }
+
+#[test]
+fn an_answer_of_another_kind_does_not_end_a_command() {
+    for opcode in [0x20, 0x22, 0x24, 0x26] {
+        let mut scene = Scene::new(100);
+        scene.read(1, 8, 1);
+        let itt = scene.one().itt();
+        let fault = scene.hear(target(opcode, 0x80, itt), &[]).unwrap_err();
+        scene.engine.disconnected(fault, scene.now);
+        scene.reconnect();
+        assert_eq!(scene.one().0.opcode(), 0x01, "issued again");
+    }
+}
