@@ -101,7 +101,10 @@ impl Error {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
             _ => ErrorKind::Io,
         };
-        Self::new(kind, format!("{what}: {source}")).with_source(source)
+        let reason = source.to_string();
+        // The standard library appends "(os error 17)", which says nothing that the words before it do not.
+        let reason = reason.split(" (os error ").next().unwrap_or_default();
+        Self::new(kind, format!("{what}: {reason}")).with_source(source)
     }
 
     /// What sort of failure this is.

@@ -129,11 +129,18 @@ fn show(out: &mut Output, entry: &Entry, xattrs: &Xattrs) -> Result<()> {
         out.line(format_args!("{what}: {}", time.map_or("-".to_owned(), rfc3339)))?;
     }
     for (name, value) in xattrs {
-        // Values are binary as often as not, so they are escaped everywhere.
-        let name = String::from_utf8_lossy(name);
-        out.line(format_args!(" Xattr: {}=\"{}\"", printable(name.as_bytes()), printable(value)))?;
+        out.line(format_args!(" Xattr: {}={}", printable(name), shown_value(value)))?;
     }
     Ok(())
+}
+
+/// Text in quotation marks, anything else in hexadecimal, as getfattr(1) shows them.
+fn shown_value(value: &[u8]) -> String {
+    let text = std::str::from_utf8(value).ok().filter(|text| !text.contains(char::is_control));
+    match text {
+        Some(text) => format!("{text:?}"),
+        None => value.iter().fold("0x".to_owned(), |hex, byte| format!("{hex}{byte:02x}")),
+    }
 }
 
 #[cfg(test)]

@@ -78,7 +78,14 @@ impl Destination {
     /// # Errors
     /// [`ErrorKind::Permission`], [`ErrorKind::Io`].
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let failed = |error: io::Error| Error::io(format!("destination {}", path.display()), error);
+        let failed = |error: io::Error| match error.kind() {
+            // Not what was asked for is missing, but where to put it.
+            io::ErrorKind::NotFound => {
+                Error::new(ErrorKind::Io, format!("destination {}: cannot be made", path.display()))
+                    .with_source(error)
+            }
+            _ => Error::io(format!("destination {}", path.display()), error),
+        };
         let created = match std::fs::DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,

@@ -49,6 +49,11 @@ pub(super) fn put_failed(from: &[u8], error: io::Error) -> Error {
             ErrorKind::Exists,
             format!("{shown}: the destination has something else than a directory there"),
         ),
+        // What is missing is missing in the destination: the path in the image is there.
+        Some(Errno::NOENT) => {
+            Error::new(ErrorKind::Io, format!("{shown}: the destination has gone"))
+                .with_source(error)
+        }
         _ => Error::io(shown, error),
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::{Errno, Result};
 
+use crate::error::Error;
 use crate::fs::{Attr, FileType, Timestamp};
 
 /// Names with their values.
@@ -15,8 +16,9 @@ pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 /// Permission bits that make a program run with its owner's or group's rights.
 const SET_ID: u16 = 0o6000;
 
-/// Sets everything that `attr` and `xattrs` say, in the only order in which one step does not undo another: a
-/// change of owner clears set-id bits and capabilities, and everything else changes times.
+/// Sets everything that `attr` and `xattrs` say, in the only order in which no step undoes or forbids another: a change
+/// of owner clears set-id bits and capabilities, a mode without write permission closes a file to attributes of its
+/// owner, and everything changes times.
 ///
 /// Returns what could not be kept, in words; empty where all was.
 pub(super) fn apply(target: Target<'_>, attr: &Attr, xattrs: &Xattrs, rights: Rights) -> String {
@@ -32,12 +34,12 @@ pub(super) fn apply(target: Target<'_>, attr: &Attr, xattrs: &Xattrs, rights: Ri
         }
         Rights::User => permissions &= !SET_ID,
     }
-    if attr.file_type != FileType::Symlink {
-        lost.check("mode", target.set_mode(permissions));
-    }
     for (name, value) in xattrs.iter().filter(|(name, _)| rights.may_set(name)) {
         let shown = String::from_utf8_lossy(name);
         lost.check(&format!("attribute {shown}"), target.set_xattr(name, value));
+    }
+    if attr.file_type != FileType::Symlink {
+        lost.check("mode", target.set_mode(permissions));
     }
     lost.check("times", target.set_times(attr.atime, attr.mtime));
     lost.0
@@ -143,6 +145,7 @@ impl Lost {
     fn add(&mut self, what: &str, error: Errno) {
         let separator = if self.0.is_empty() { "" } else { ", " };
         // Writing to a String cannot fail.
-        let _ = write!(self.0, "{separator}{what} not kept: {}", std::io::Error::from(error));
+        let failure = Error::io(format_args!("{what} not kept"), error.into());
+        let _ = write!(self.0, "{separator}{}", failure.message());
     }
 }

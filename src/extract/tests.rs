@@ -108,6 +108,7 @@ async fn a_tree_comes_out_as_it_was() {
     image.file("/etc/deep/er/empty", b"");
     let secret = image.file("/etc/deep/secret", b"s");
     image.node(secret).attr.permissions = 0o400;
+    image.node(secret).xattrs.push((b"user.colour".to_vec(), b"red".to_vec()));
     let closed = image.directory("/etc/deep");
     image.node(closed).attr.permissions = 0o555;
     image.node(closed).attr.mtime = Timestamp { seconds: -5, nanoseconds: 7 };
@@ -145,9 +146,12 @@ async fn a_tree_comes_out_as_it_was() {
         let attr = image.getattr(ino).await.unwrap();
         assert_eq!(time(&fs::metadata(world.to(path)).unwrap()), attr.mtime, "{path}");
     }
-    let mut value = [0; 16];
-    let len = rustix::fs::getxattr(world.to("etc/foo"), c"user.colour", &mut value).unwrap();
-    assert_eq!(&value[..len], b"blue");
+    // Also where the mode forbids even the owner to change it afterwards.
+    for (path, expected) in [("etc/foo", &b"blue"[..]), ("etc/deep/secret", b"red")] {
+        let mut value = [0; 16];
+        let len = rustix::fs::getxattr(world.to(path), c"user.colour", &mut value).unwrap();
+        assert_eq!(&value[..len], expected);
+    }
     // Otherwise an ordinary user could not remove it.
     fs::set_permissions(world.to("etc/deep"), fs::Permissions::from_mode(0o755)).unwrap();
 }
