@@ -352,6 +352,30 @@ async fn superblocks_that_cannot_be_used_are_refused_by_name() {
 }
 
 #[tokio::test]
+async fn live_fast_commits_are_refused_by_name_and_old_ones_passed_over() {
+    let mut log = TestLog::new(PLAIN | Features::FAST_COMMIT);
+    log.copies(&[(3, copy(1))]);
+    log.commit();
+    for (sequence, live) in [(1_u32, false), (2, true), (3, false)] {
+        let mut device = log.device();
+        let superblock = HOME as usize * BLOCK;
+        device[superblock + 0x54..][..4].copy_from_slice(&8_u32.to_be_bytes());
+        // The first of the 8 blocks stays free.
+        let head = superblock + (64 - 8 + 1) * BLOCK;
+        device[head..head + 4].copy_from_slice(&[9, 0, 8, 0]);
+        device[head + 8..head + 12].copy_from_slice(&sequence.to_le_bytes());
+        let result = recover(Memory::new(device), log.runs(), BLOCK as u32).await;
+        match result {
+            Ok(recovery) => assert!(!live && recovery.report.blocks == 1, "{sequence}"),
+            Err(error) => {
+                assert!(live && error.kind() == ErrorKind::Unsupported, "{sequence}: {error}");
+                assert!(error.message().contains("fast_commit"), "{error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_version_1_superblock_has_no_features() {
     let mut log = TestLog::new(PLAIN);
     log.version = 3;
