@@ -12,7 +12,7 @@ use snapbrowse::fs::ext::Options;
 use snapbrowse::fs::{Filesystem, Ino};
 
 use crate::common::{
-    Aspects, KernelMount, Limits, MadeImage, Manifest, Need, can_run, copy_image, crashed_disk,
+    Aspects, KernelMount, Limits, MadeImage, Manifest, Need, can_run, copy_image, crashed_disk, run,
 };
 use crate::walk::{attributes, manifest, open, wait};
 
@@ -166,4 +166,39 @@ fn ext4_with_contents_in_inodes_and_large_attributes() {
             rustix::fs::setxattr(&file, "user.small", b"beside", flags).unwrap();
         }
     });
+}
+
+/// The kernel of a machine with small pages does not mount these; mke2fs fills them, and e2fsck makes the indexes.
+#[test]
+fn blocks_larger_than_a_page() {
+    let name = "blocks_larger_than_a_page";
+    if !can_run(name, &[Need::Root, Need::Program("mke2fs"), Need::Program("e2fsck")]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, image) = (dir.path().join("tree"), dir.path().join("image"));
+    fs::create_dir(&tree).unwrap();
+    let limits = Limits { largest: 20 << 20, entries: 3000, long_times: false };
+    crate::common::populate(&tree, limits);
+    let expected = Manifest::of_tree(&tree);
+    for (kind, size) in [("ext4", "8192"), ("ext2", "16384"), ("ext3", "32768"), ("ext4", "65536")]
+    {
+        let (tree, file) = (tree.to_str().unwrap(), image.to_str().unwrap());
+        let mke2fs =
+            ["-q", "-F", "-t", kind, "-b", size, "-O", "dir_index", "-d", tree, file, "1G"];
+        let _ = fs::remove_file(&image);
+        run("mke2fs", &mke2fs);
+        let _ = std::process::Command::new("e2fsck").args(["-fyD", file]).output().unwrap();
+        let found =
+            wait(async { manifest(&open(&image, 0, Options::default()).await.unwrap()).await });
+        for (path, expected) in &expected.0 {
+            let found = &found.0[path];
+            let facts = |entry: &crate::common::Entry| {
+                (entry.mode, entry.uid, entry.gid, entry.rdev.clone(), entry.digest.clone())
+            };
+            assert_eq!(facts(found), facts(expected), "{size}: {}", path.escape_ascii());
+        }
+        // And the directory that mke2fs adds.
+        assert_eq!(found.0.len(), expected.0.len() + 1, "blocks of {size} bytes");
+    }
 }

@@ -6,4 +6,7 @@ mod common;
 mod crash;
 mod damaged;
 mod faithful;
+mod hostile;
+mod naming;
+mod survey;
 mod walk;

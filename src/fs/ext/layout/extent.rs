@@ -146,3 +146,100 @@ fn entries(sb: &Superblock, node: &[u8], header: &Header, range: Range<u64>) -> 
 fn out_of_order(found: u64, from: u64, to: u64) -> Error {
     corrupt(format!("extent at file block {found}, expected within {from}..{to}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::FileBlock;
+    use super::super::map::{Found, Run};
+    use super::super::superblock::tests::superblock;
+    use super::*;
+
+    /// A node with room for four entries, as in an inode.
+    fn node(depth: u16, entries: &[[u32; 3]]) -> Vec<u8> {
+        let mut node = Vec::new();
+        for half in [MAGIC, entries.len() as u16, 4, depth, 0, 0] {
+            node.extend_from_slice(&half.to_le_bytes());
+        }
+        for word in entries.as_flattened() {
+            node.extend_from_slice(&word.to_le_bytes());
+        }
+        node.resize(60, 0);
+        node
+    }
+
+    fn run(root: &MapNode, block: u64) -> (u64, u64, Option<u64>) {
+        match root.find(FileBlock(block)) {
+            Found::Run(Run { first, len, place }) => (first.0, len, place.map(|place| place.0)),
+            Found::Child(child) => panic!("{child:?}"),
+        }
+    }
+
+    #[test]
+    fn written_unwritten_and_missing_blocks() {
+        // Length and the upper half of the place share the second word.
+        let root = node(0, &[[0, 2, 500], [2, 0x8003, 502], [10, 1, 600]]);
+        let root = parse_root(&superblock(), &root).unwrap();
+        assert_eq!(run(&root, 1), (0, 2, Some(500)));
+        assert_eq!(run(&root, 4), (2, 3, None));
+        assert_eq!(run(&root, 7), (5, 5, None));
+        assert_eq!(run(&root, 10), (10, 1, Some(600)));
+        assert_eq!(run(&root, 11), (11, (1 << 32) - 11, None));
+    }
+
+    fn refusal(node: &[u8]) -> String {
+        parse_root(&superblock(), node).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_wrong_number_is_named() {
+        let good = node(0, &[[0, 2, 500], [2, 3, 502]]);
+        for (at, value, says) in [
+            (0, 0, "extent magic 0xf300, expected 0xf30a"),
+            (2, 5, "5 extents of at most 4"),
+            (4, 5, "2 extents of at most 5 in a node with room for 4"),
+            (4, 0, "2 extents of at most 0"),
+            (6, 6, "extent depth 6, at most 5"),
+            (16, 0, "extent of 0 blocks at block 500"),
+            (22, 1, "extent of 2 blocks at block 66036"),
+            (24, 1, "extent at file block 1, expected within 2"),
+        ] {
+            let mut bad = good.clone();
+            bad[at] = value;
+            let message = refusal(&bad);
+            assert!(message.contains(says), "{message}");
+        }
+        assert!(refusal(&node(1, &[])).contains("index without entries"));
+        assert!(refusal(&node(1, &[[0, 9000, 0]])).contains("points at block 9000"));
+        assert!(refusal(&good[..11]).contains("extent"));
+    }
+
+    #[test]
+    fn children_get_the_range_up_to_the_next_and_must_keep_to_it() {
+        let root = parse_root(&superblock(), &node(1, &[[0, 700, 0], [50, 701, 0]])).unwrap();
+        let children: Vec<_> = root.children().collect();
+        assert_eq!((children[0].range.clone(), children[0].block), (0..50, FsBlock(700)));
+        assert_eq!(children[1].range, 50..1 << 32);
+        let sb = superblock();
+        let child = |entries: &[[u32; 3]], depth| {
+            parse_block(&sb, &node(depth, entries), 0, 50..60, None).map_err(|e| e.to_string())
+        };
+        assert!(child(&[[50, 10, 800]], 0).is_ok());
+        assert!(child(&[], 0).is_ok());
+        assert!(child(&[[50, 11, 800]], 0).unwrap_err().contains("within 50..60"));
+        assert!(child(&[[51, 2, 800]], 0).unwrap_err().contains("its parent says 50"));
+        assert!(child(&[[50, 702, 0]], 1).unwrap_err().contains("depth 1, expected 0"));
+    }
+
+    #[test]
+    fn the_checksum_stands_after_the_last_possible_entry() {
+        let mut block = node(0, &[[0, 1, 800]]);
+        block.resize(1024, 0);
+        let seed = Crc32c(7);
+        let sum = seed.over(&block[..60]).0;
+        block[60..64].copy_from_slice(&sum.to_le_bytes());
+        assert!(parse_block(&superblock(), &block, 0, 0..10, Some(seed)).is_ok());
+        block[59] = 1;
+        let error = parse_block(&superblock(), &block, 0, 0..10, Some(seed)).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::BadChecksum);
+    }
+}

@@ -61,7 +61,10 @@ bitflags::bitflags! {
 }
 
 bitflags::bitflags! {
-    /// Features that must be understood for writing (`s_feature_ro_compat`).
+    /// Features that must be understood for writing (`s_feature_ro_compat`). A reader may pass over all others, known or
+    /// not: `quota` and `project` (accounting), `verity` (contents are read without their Merkle tree), `shared_blocks`
+    /// (blocks with several owners, never written), `read-only`, `orphan_present` (what is orphaned has no name), `replica`
+    /// and `snapshot` (never part of the kernel).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct RoCompat: u32 {
         /// Backup superblocks in groups 0, 1 and the powers of 3, 5 and 7.

@@ -89,3 +89,63 @@ fn data_runs(
     }
     Ok(entries)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::FileBlock;
+    use super::super::map::{Child, Found, Run};
+    use super::super::superblock::tests::superblock;
+    use super::*;
+
+    fn words(words: impl IntoIterator<Item = u32>) -> Vec<u8> {
+        words.into_iter().flat_map(u32::to_le_bytes).collect()
+    }
+
+    fn root(pointers: [u32; 15]) -> Result<MapNode> {
+        parse_root(&superblock(), &words(pointers).try_into().unwrap())
+    }
+
+    #[test]
+    fn blocks_side_by_side_are_one_run() {
+        let root = root([500, 501, 502, 0, 504, 505, 600, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        let run = |block| match root.find(FileBlock(block)) {
+            Found::Run(Run { first, len, place }) => (first.0, len, place.map(|place| place.0)),
+            Found::Child(child) => panic!("{child:?}"),
+        };
+        assert_eq!(run(1), (0, 3, Some(500)));
+        assert_eq!(run(3), (3, 1, None));
+        assert_eq!(run(5), (4, 2, Some(504)));
+        assert_eq!(run(6), (6, 1, Some(600)));
+        assert_eq!(run(100).2, None);
+    }
+
+    #[test]
+    fn each_level_maps_256_times_as_much() {
+        let root = root([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 700, 701, 702]).unwrap();
+        let child = |block| match root.find(FileBlock(block)) {
+            Found::Child(Child { block, kind, range }) => (block.0, kind, range),
+            Found::Run(run) => panic!("{run:?}"),
+        };
+        let level = |level| NodeKind::Indirect { level };
+        assert_eq!(child(12), (700, level(0), 12..268));
+        assert_eq!(child(268), (701, level(1), 268..268 + 65536));
+        let third = 268 + 65536;
+        assert_eq!(child(third), (702, level(2), third..third + (1 << 24)));
+        let block = words((0..256).map(|index| if index == 3 { 800 } else { 0 }));
+        let node = parse_block(&superblock(), &block, 1, 268..268 + 65536).unwrap();
+        let children: Vec<_> = node.children().collect();
+        let range = 268 + 3 * 256..268 + 4 * 256;
+        assert_eq!(children, [Child { block: FsBlock(800), kind: level(0), range }]);
+    }
+
+    #[test]
+    fn pointers_out_of_the_file_system_are_refused() {
+        let mut pointers = [0; 15];
+        for at in [0, 11, 12, 13, 14] {
+            pointers[at] = 9000;
+            let message = root(pointers).unwrap_err().to_string();
+            assert!(message.contains("pointer to block 9000, of 8292"), "{message}");
+            pointers[at] = 0;
+        }
+    }
+}

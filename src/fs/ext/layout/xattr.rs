@@ -206,3 +206,60 @@ pub fn check_place(sb: &Superblock, block: u64) -> Result<FsBlock> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tail of an inode with one attribute, its value at `offset` from the first entry.
+    fn tail(index: u8, name: &[u8], offset: u16, value: &[u8], hash: u32) -> Vec<u8> {
+        let mut tail = MAGIC.to_le_bytes().to_vec();
+        tail.extend_from_slice(&[name.len() as u8, index]);
+        tail.extend_from_slice(&offset.to_le_bytes());
+        tail.extend_from_slice(&[0; 4]);
+        tail.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        tail.extend_from_slice(&hash.to_le_bytes());
+        tail.extend_from_slice(name);
+        tail.resize(4 + usize::from(offset), 0);
+        tail.extend_from_slice(value);
+        tail
+    }
+
+    #[test]
+    fn an_attribute_has_its_prefix_and_value() {
+        let tail = tail(1, b"colour", 40, b"blue", 0);
+        let entries = parse_inode(&tail).unwrap();
+        assert_eq!(entries.len(), 1);
+        assert_eq!(entries[0].full_name().unwrap(), b"user.colour");
+        assert_eq!(entries[0].value, Value::Here(b"blue"));
+        assert!(parse_inode(b"none").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_wrong_hash_is_noticed() {
+        // 'a' is 0x61; the value's one word follows, the first having been rotated by half.
+        let hash = 0x0061_0000 ^ u32::from_le_bytes(*b"blue");
+        for (stored, sound) in [(hash, true), (0, true), (hash ^ 1, false)] {
+            let tail = tail(1, b"a", 40, b"blue", stored);
+            let entry = parse_inode(&tail).unwrap()[0];
+            assert_eq!(entry.check_hash(b"blue").is_ok(), sound, "{stored:#x}");
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_named() {
+        let good = tail(1, b"colour", 40, b"blue", 0);
+        for (at, value, says) in [
+            (4, 255, "no room for its name"),
+            (6, 41, "its value is out of bounds"),
+            (12, 5, "its value is out of bounds"),
+        ] {
+            let mut bad = good.clone();
+            bad[at] = value;
+            let message = parse_inode(&bad).unwrap_err().to_string();
+            assert!(message.contains(says), "{message}");
+        }
+        let message = parse_inode(&good[..26]).unwrap_err().to_string();
+        assert!(message.contains("out of bounds"), "{message}");
+    }
+}
