@@ -198,7 +198,7 @@ mod tests {
             (2, 5, "5 extents of at most 4"),
             (4, 5, "2 extents of at most 5 in a node with room for 4"),
             (4, 0, "2 extents of at most 0"),
-            (6, 6, "extent depth 6, at most 5"),
+            (6, 17, "extent depth 17, at most 16"),
             (16, 0, "extent of 0 blocks at block 500"),
             (22, 1, "extent of 2 blocks at block 66036"),
             (24, 1, "extent at file block 1, expected within 2"),
