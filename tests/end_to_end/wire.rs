@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -65,6 +65,21 @@ fn nothing_but_reading_commands_arrives() {
     assert!(stats.reads() > 0 && stats.logouts >= stats.normal_sessions, "{stats:?}");
     assert!(stats.task_management.is_empty(), "{stats:?}");
     assert!(stats.violations.is_empty(), "{:#?}", stats.violations);
+}
+
+#[test]
+fn over_ipv6_it_is_the_same() {
+    if !can_run("over_ipv6_it_is_the_same", &[Need::Program("tgtd")]) {
+        return;
+    }
+    let disk = crashed_disk();
+    let mut tgtd = Tgtd::start_at(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
+    let target = tgtd.add_target("six");
+    tgtd.add_lun(&target, 1, &disk.path().join("dirty-ext3.img"));
+    let snapbrowse = Snapbrowse::new();
+    let listed = snapbrowse.run(["discover", &format!("iscsi://{}", tgtd.address())]);
+    assert!(String::from_utf8(listed).unwrap().contains(&target.iqn));
+    assert_eq!(snapbrowse.run(["cat", &tgtd.url(&target, 1), "/etc/hostname"]), b"srv1\n");
 }
 
 #[test]
