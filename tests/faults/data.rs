@@ -114,7 +114,15 @@ async fn additional_header_segments_that_never_come() {
 
 #[tokio::test]
 async fn an_opcode_that_no_target_sends() {
-    for opcode in [0x01, 0x2d, 0x31, 0x3e] {
+    for opcode in [0x01, 0x23, 0x2d, 0x31, 0x3e] {
+        is_mended(Fault::Opcode(opcode)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_another_sort_with_the_tag_of_a_read() {
+    // NOP-In, task management response, text response, logout response
+    for opcode in [0x20, 0x22, 0x24, 0x26] {
         is_mended(Fault::Opcode(opcode)).await;
     }
 }

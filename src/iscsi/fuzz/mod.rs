@@ -161,6 +161,26 @@ fn feed<T>(
 mod tests {
     use std::path::Path;
 
+    use proptest::collection::vec;
+    use proptest::prelude::{any, proptest};
+
+    proptest! {
+        #[test]
+        fn any_stream(bytes in vec(any::<u8>(), 0..600)) {
+            super::stream(&bytes);
+        }
+
+        #[test]
+        fn any_login(bytes in vec(any::<u8>(), 0..600)) {
+            super::login(&bytes);
+        }
+
+        #[test]
+        fn any_session(bytes in vec(any::<u8>(), 0..600)) {
+            super::session(&bytes);
+        }
+    }
+
     fn replay(name: &str, run: fn(&[u8])) {
         let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/fuzz").join(name);
         let mut count = 0;

@@ -234,7 +234,9 @@ impl Session {
 
     /// 48 bytes of anything.
     fn anything(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let bhs = Bhs(*input.take(48).first_chunk()?);
+        let mut bhs = Bhs(*input.take(48).first_chunk()?);
+        // An AHS that does not follow would take the stream apart elsewhere: that is for `stream`.
+        bhs.put(4, [0]);
         let len = input.byte()?;
         let data = match bhs.opcode() {
             0x25 => self.truth(bhs.itt(), bhs.u32(40), u32::from(len) * 16),
