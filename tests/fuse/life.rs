@@ -31,7 +31,7 @@ fn umount_returns_after_the_logout() {
         let snapbrowse = Snapbrowse::run_by(user);
         let mount = snapbrowse.mount(&lun.url());
         assert_eq!(lun.server.stats().open_connections, 1);
-        lun.server.inject(Rule::new(On::Logout, Fault::Delay(Duration::from_millis(300))));
+        lun.server.inject(Rule::new(On::Logout, Fault::Delay(Duration::from_secs(1))));
         mount.unmount();
         // The target answers late; whoever does not wait for it still has a connection now.
         let stats = lun.server.stats();
@@ -48,8 +48,10 @@ fn root_unmounts_for_a_user_and_waits_too() {
     let lun = CrashedLun::new();
     let nobody = Snapbrowse::run_by(User::Nobody);
     let mount = nobody.mount(&lun.url());
-    lun.server.inject(Rule::new(On::Logout, Fault::Delay(Duration::from_millis(300))));
-    Snapbrowse::new().run(["umount", mount.path().to_str().unwrap()]);
+    lun.server.inject(Rule::new(On::Logout, Fault::Delay(Duration::from_secs(1))));
+    // Made before and dropped after: copying the program takes longer than the logout.
+    let root = Snapbrowse::new();
+    root.run(["umount", mount.path().to_str().unwrap()]);
     let stats = lun.server.stats();
     assert_eq!((stats.logouts, stats.open_connections), (1, 0));
     mount.wait_until_gone();
