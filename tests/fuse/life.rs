@@ -21,6 +21,17 @@ fn users() -> Vec<User> {
     [User::Caller, User::Nobody].into_iter().filter(|user| root || *user == User::Caller).collect()
 }
 
+/// Whether a process still does anything; one that nobody has waited for yet does not.
+fn is_running(process: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
+    stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with(['Z', 'X']))
+}
+
+/// The target never answers the logout, so it takes until its bound: whoever does not wait for that returns long before.
+fn logout_takes_long(lun: &CrashedLun) {
+    lun.server.inject(Rule::new(On::Logout, Fault::Silence).always());
+}
+
 #[test]
 fn umount_returns_after_the_logout() {
     if !can_run("umount_returns_after_the_logout", NEEDS) {
@@ -29,13 +40,13 @@ fn umount_returns_after_the_logout() {
     for user in users() {
         let lun = CrashedLun::new();
         let snapbrowse = Snapbrowse::run_by(user);
-        let mount = snapbrowse.mount(&lun.url());
-        assert_eq!(lun.server.stats().open_connections, 1);
-        lun.server.inject(Rule::new(On::Logout, Fault::Delay(Duration::from_secs(1))));
+        let mount = snapbrowse.mount_with(&["--timeout", "4s"], &lun.url());
+        let process = mount.process();
+        assert!(is_running(process));
+        logout_takes_long(&lun);
         mount.unmount();
-        // The target answers late; whoever does not wait for it still has a connection now.
-        let stats = lun.server.stats();
-        assert_eq!((stats.logouts, stats.open_connections), (1, 0), "{user:?}");
+        assert!(!is_running(process), "{user:?}");
+        assert_eq!(lun.server.stats().logouts, 1);
     }
 }
 
@@ -47,13 +58,27 @@ fn root_unmounts_for_a_user_and_waits_too() {
     }
     let lun = CrashedLun::new();
     let nobody = Snapbrowse::run_by(User::Nobody);
-    let mount = nobody.mount(&lun.url());
-    lun.server.inject(Rule::new(On::Logout, Fault::Delay(Duration::from_secs(1))));
-    // Made before and dropped after: copying the program takes longer than the logout.
-    let root = Snapbrowse::new();
-    root.run(["umount", mount.path().to_str().unwrap()]);
-    let stats = lun.server.stats();
-    assert_eq!((stats.logouts, stats.open_connections), (1, 0));
+    let mount = nobody.mount_with(&["--timeout", "4s"], &lun.url());
+    let process = mount.process();
+    logout_takes_long(&lun);
+    Snapbrowse::new().run(["umount", mount.path().to_str().unwrap()]);
+    assert!(!is_running(process));
+    assert_eq!(lun.server.stats().logouts, 1);
+    mount.wait_until_gone();
+}
+
+#[test]
+fn umount_says_so_where_the_logout_takes_longer_than_it_waits() {
+    if !can_run("umount_says_so_where_the_logout_takes_longer_than_it_waits", NEEDS) {
+        return;
+    }
+    let lun = CrashedLun::new();
+    let snapbrowse = Snapbrowse::new();
+    let mount = snapbrowse.mount_with(&["--timeout", "4s"], &lun.url());
+    logout_takes_long(&lun);
+    let dir = mount.path().to_str().unwrap();
+    let said = snapbrowse.fails(1, ["umount", "--timeout", "10ms", dir]);
+    assert!(said.contains("unmounted, but not logged out"), "{said}");
     mount.wait_until_gone();
 }
 
