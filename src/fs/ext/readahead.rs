@@ -1,4 +1,4 @@
-//! Decides how far to read ahead of a stream.
+//! Decides how far to read ahead of the streams that go through an open file.
 
 use std::ops::Range;
 
@@ -6,28 +6,50 @@ const FIRST_WINDOW: u64 = 128 << 10;
 const LAST_WINDOW: u64 = 16 << 20;
 /// Readers with several requests under way arrive out of order by this much.
 const DISORDER: u64 = 1 << 20;
+/// More readers of one open file than this get no help.
+const STREAMS: usize = 4;
 
-/// The state of one stream.
+/// The streams of one open file, the last one used in front.
 #[derive(Debug, Default)]
 pub(super) struct Readahead {
+    streams: [Stream; STREAMS],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Stream {
     /// Where the stream is expected to go on.
     next: u64,
-    /// How far ahead of it to be.
+    /// How far ahead of it to be; 0 until it has gone on once.
     window: u64,
     /// Up to where hints were given.
     hinted: u64,
 }
 
 impl Readahead {
-    /// Notes a read, and says what to fetch next. A stream that goes on doubles the window, any other read closes it.
+    /// Notes a read, and says what to fetch next: nothing for one that continues no stream.
     pub(super) fn note(&mut self, offset: u64, len: u64) -> Option<Range<u64>> {
         let end = offset.saturating_add(len);
-        let goes_on = offset <= self.next && offset.saturating_add(DISORDER) >= self.next
-            || offset > self.next && self.window > 0 && offset - self.next <= DISORDER;
-        if !goes_on {
-            *self = Self { next: end, window: 0, hinted: end };
-            return None;
+        match self.streams.iter().position(|stream| stream.goes_on(offset)) {
+            Some(index) => {
+                self.streams[..=index].rotate_right(1);
+                self.streams[0].advance(end)
+            }
+            None => {
+                self.streams.rotate_right(1);
+                self.streams[0] = Stream { next: end, window: 0, hinted: end };
+                None
+            }
         }
+    }
+}
+
+impl Stream {
+    fn goes_on(&self, offset: u64) -> bool {
+        offset == self.next || self.window > 0 && offset.abs_diff(self.next) <= DISORDER
+    }
+
+    /// Doubles the window each time that half of it is used up.
+    fn advance(&mut self, end: u64) -> Option<Range<u64>> {
         self.next = self.next.max(end);
         self.hinted = self.hinted.max(self.next);
         if self.window > 0 && self.hinted - self.next > self.window / 2 {
@@ -44,26 +66,53 @@ impl Readahead {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_stream_opens_the_window_and_never_hints_twice() {
+    const LEN: u64 = 128 << 10;
+
+    /// Reads each of `starts` in turn, piece by piece, and says how far ahead the hints are in the end.
+    fn ahead_of(starts: &[u64], pieces: u64) -> Vec<u64> {
         let mut state = Readahead::default();
-        let mut hinted = 0..0;
-        for at in 0..1000 {
-            let offset = at << 17;
-            if let Some(range) = state.note(offset, 1 << 17) {
-                assert!(range.start >= hinted.end && range.start >= offset);
-                hinted = range;
+        let mut hinted: Vec<u64> = starts.to_vec();
+        for piece in 0..pieces {
+            for (start, hinted) in starts.iter().zip(&mut hinted) {
+                let offset = start + piece * LEN;
+                if let Some(range) = state.note(offset, LEN) {
+                    assert!(range.start >= *hinted && range.start >= offset, "a hint given twice");
+                    *hinted = range.end;
+                }
             }
-            assert!(hinted.end >= offset + (1 << 17), "the reader overtook the hints");
         }
-        assert_eq!(state.window, LAST_WINDOW);
+        hinted.iter().zip(starts).map(|(hinted, start)| hinted - start - pieces * LEN).collect()
+    }
+
+    #[test]
+    fn a_stream_opens_the_window() {
+        assert!(ahead_of(&[0], 3)[0] >= LEN);
+        assert!(ahead_of(&[7 << 30], 1000)[0] >= LAST_WINDOW / 2);
+    }
+
+    #[test]
+    fn streams_do_not_hinder_each_other() {
+        let ahead = ahead_of(&[0, 1 << 30, 2 << 30, 3 << 30], 500);
+        assert!(ahead.iter().all(|ahead| *ahead >= LAST_WINDOW / 2), "{ahead:?}");
+    }
+
+    #[test]
+    fn a_stream_survives_requests_out_of_order() {
+        let mut state = Readahead::default();
+        let mut end = 0;
+        for pair in 0..200 {
+            for piece in [2 * pair + 1, 2 * pair] {
+                end = state.note(piece * LEN, LEN).map_or(end, |range| range.end);
+            }
+        }
+        assert!(end >= 400 * LEN + LAST_WINDOW / 2, "{end}");
     }
 
     #[test]
     fn random_reads_hint_at_nothing() {
         let mut state = Readahead::default();
-        for at in [700, 3, 500, 40, 900] {
-            assert_eq!(state.note(at << 22, 4096), None);
+        for at in [700, 3, 500, 40, 900, 4, 39] {
+            assert_eq!(state.note(at << 18, 4096), None);
         }
     }
 }
