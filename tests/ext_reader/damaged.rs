@@ -189,6 +189,40 @@ fn a_damaged_index_does_not_hinder() {
     });
 }
 
+/// Where names with one hash fill more than a leaf, the next leaf's hash has its lowest bit set.
+#[test]
+fn names_whose_hash_began_in_the_leaf_before_are_found() {
+    let name = "names_whose_hash_began_in_the_leaf_before_are_found";
+    if !can_run(name, NEEDS) {
+        return;
+    }
+    let image = Damaged::new(&["-t", "ext4", "-O", "^metadata_csum"]);
+    // Each leaf then begins with a name of exactly the hash that the index has for it.
+    run("e2fsck", &["-fyD", image.image().to_str().unwrap()]);
+    let root = image.block_of("/many", 0) * 1024;
+    let file = File::open(image.image()).unwrap();
+    let read = |at| {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        byte[0]
+    };
+    let count = u64::from(read(root + 34));
+    assert!(count > 40, "{count} leaves");
+    for entry in 1..count {
+        let at = root + 32 + entry * 8;
+        assert_eq!(read(at) & 1, 0);
+        image.write(at, &[read(at) | 1]);
+    }
+    wait(async {
+        let fs = image.open().await.unwrap();
+        let many = fs.lookup(fs.root(), b"many").await.unwrap();
+        for name in list(&fs, b"many").await.0 {
+            let found = fs.lookup(many, &name).await;
+            assert!(found.is_ok(), "{}: {found:?}", name.escape_ascii());
+        }
+    });
+}
+
 #[test]
 fn a_damaged_inode_is_named_and_its_neighbours_stay() {
     if !can_run("a_damaged_inode_is_named_and_its_neighbours_stay", NEEDS) {
