@@ -85,9 +85,8 @@ fn image(mke2fs: &[&str]) -> Vec<u8> {
     fs::read(image).unwrap()
 }
 
-/// Damages an image in one of several ways.
-fn damage(bytes: &mut [u8], numbers: &mut Numbers) {
-    let used = bytes.len();
+/// Damages an image in one of several ways; `used` are its blocks of 1 KiB that hold anything.
+fn damage(bytes: &mut [u8], used: &[usize], numbers: &mut Numbers) {
     match numbers.below(4) {
         // Some bytes of the superblock or of the descriptors, ...
         0 => {
@@ -95,15 +94,17 @@ fn damage(bytes: &mut [u8], numbers: &mut Numbers) {
                 bytes[1024 + numbers.below(2048)] = numbers.next() as u8;
             }
         }
-        // ... of the first blocks, where inode tables and directories are, ...
+        // ... of any other block, ...
         1 | 2 => {
             for _ in 0..=numbers.below(20) {
-                bytes[2048 + numbers.below(used / 4)] = numbers.next() as u8;
+                let block = used[numbers.below(used.len())].max(2);
+                bytes[block * 1024 + numbers.below(1024)] = numbers.next() as u8;
             }
         }
         // ... or a whole block, exchanged for another one.
         _ => {
-            let (from, to) = (numbers.below(used / 1024), 3 + numbers.below(used / 1024 - 3));
+            let from = used[numbers.below(used.len())];
+            let to = used[numbers.below(used.len())].max(3);
             bytes.copy_within(from * 1024..(from + 1) * 1024, to * 1024);
         }
     }
@@ -114,13 +115,16 @@ fn survives(name: &str, mke2fs: &[&str], rounds: u32) {
         return;
     }
     let sound = image(mke2fs);
+    let used: Vec<usize> = (0..sound.len() / 1024)
+        .filter(|block| sound[block * 1024..][..1024].iter().any(|byte| *byte != 0))
+        .collect();
     let seed = std::hash::RandomState::new().build_hasher().finish();
     println!("{name}: seed {seed:#x}");
     let mut numbers = Numbers(seed);
     let (mut opened, mut failed) = (0, 0);
     for round in 0..rounds {
         let mut bytes = sound.clone();
-        damage(&mut bytes, &mut numbers);
+        damage(&mut bytes, &used, &mut numbers);
         println!("{name}: round {round}");
         wait(async {
             if let Ok(fs) = Ext::open(Arc::new(Memory(bytes)), Options::default()).await {
