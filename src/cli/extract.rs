@@ -91,11 +91,13 @@ fn summarise(settings: &Settings, to: &Path, report: &Report) -> Result<()> {
         let Summary { files, directories, bytes, failed, owners_not_kept } = summary;
         let to = printable(to.as_os_str().as_bytes());
         out.text(format_args!(
-            "restored {files} files and {directories} directories, {}, to {to}",
+            "restored {} and {}, {}, to {to}",
+            count(files, "file", "files"),
+            count(directories, "directory", "directories"),
             show_size(bytes)
         ))?;
         if failed > 0 {
-            out.text(format_args!("; {failed} failures"))?;
+            out.text(format_args!("; {}", count(failed, "failure", "failures")))?;
         }
         if owners_not_kept > 0 {
             out.text(format_args!(
@@ -105,4 +107,9 @@ fn summarise(settings: &Settings, to: &Path, report: &Report) -> Result<()> {
         out.line("")?;
     }
     out.flush()
+}
+
+/// `1 file`, `2 files`.
+fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }

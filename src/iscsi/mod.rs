@@ -1,6 +1,6 @@
 //! The iSCSI initiator (RFC 7143): discovery, sessions and LUNs that can only be read.
 //!
-//! [`pdu`] is bytes to and from PDUs; [`proto`] the protocol without sockets or clock; `connect` and `driver` give it
+//! `pdu` is bytes to and from PDUs; `proto` the protocol without sockets or clock; `connect` and `driver` give it
 //! both. Retries live here and nowhere above: a [`Lun`] answers with right data or, within the time that an operation
 //! may take, with an error.
 

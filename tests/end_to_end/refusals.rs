@@ -161,17 +161,17 @@ fn a_lun_without_a_file_system_is_described() {
     let snapbrowse = Snapbrowse::new();
     for source in [tgtd.url(&target, 1).as_str(), disk.to_str().unwrap()] {
         let said = snapbrowse.fails(13, ["ls", source, "/"]);
-        for part in ["p1", "LVM2", "p2", "XFS", "p3", "swap"] {
+        for part in ["p1", "LUKS", "p2", "XFS", "p3", "swap"] {
             assert!(said.contains(part), "no {part} in: {said}");
         }
     }
 }
 
-/// An MBR with an LVM2 physical volume, an XFS and a swap area, as far as signatures go.
+/// An MBR with a LUKS volume, an XFS and a swap area, as far as signatures go.
 fn disk_of_others() -> Vec<u8> {
     const MIB: usize = 1 << 20;
     let mut disk = vec![0; 4 * MIB];
-    for (slot, kind) in [0x8e_u8, 0x83, 0x82].into_iter().enumerate() {
+    for (slot, kind) in [0x83_u8, 0x83, 0x82].into_iter().enumerate() {
         let entry = 446 + 16 * slot;
         disk[entry + 4] = kind;
         let start = u32::try_from((slot + 1) * MIB / 512).unwrap();
@@ -179,8 +179,7 @@ fn disk_of_others() -> Vec<u8> {
         disk[entry + 12..entry + 16].copy_from_slice(&2048_u32.to_le_bytes());
     }
     disk[510..512].copy_from_slice(&[0x55, 0xaa]);
-    disk[MIB + 512..][..8].copy_from_slice(b"LABELONE");
-    disk[MIB + 512 + 24..][..8].copy_from_slice(b"LVM2 001");
+    disk[MIB..][..6].copy_from_slice(b"LUKS\xba\xbe");
     disk[2 * MIB..][..4].copy_from_slice(b"XFSB");
     disk[3 * MIB + 4086..][..10].copy_from_slice(b"SWAPSPACE2");
     disk
