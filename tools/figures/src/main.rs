@@ -1,0 +1,62 @@
+//! Measures Snapbrowse beside its peers: the same LUN, the same run, in turns. Prints a Markdown table of medians,
+//! ratios, and counts that do not depend on the machine.
+
+mod empty;
+mod images;
+mod mounts;
+mod process;
+mod random;
+mod report;
+mod rows;
+mod serve;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measure Snapbrowse beside its peers
+#[derive(Parser)]
+struct Options {
+    #[command(subcommand)]
+    helper: Option<Helper>,
+    /// The program to measure
+    #[arg(long, default_value = "target/release/snapbrowse")]
+    binary: PathBuf,
+    /// Where the disks are made and kept (about 6 GB)
+    #[arg(long, default_value = "target/figures")]
+    disks: PathBuf,
+    /// How often each program runs
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Only the rows whose name contains one of these
+    only: Vec<String>,
+}
+
+/// Parts of the measuring that need a process of their own.
+#[derive(Subcommand)]
+enum Helper {
+    /// A FUSE server of one empty file
+    #[command(hide = true)]
+    ServeEmpty { mountpoint: PathBuf },
+    /// Reads 4 KiB at random places in 16 threads and prints how many per second
+    #[command(hide = true)]
+    ReadAtRandom { file: PathBuf, seconds: f64 },
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    match options.helper {
+        Some(Helper::ServeEmpty { mountpoint }) => empty::serve(&mountpoint),
+        Some(Helper::ReadAtRandom { file, seconds }) => random::read(&file, seconds),
+        None => {
+            std::fs::create_dir_all(&options.disks)?;
+            let bench = rows::Bench {
+                binary: options.binary.canonicalize()?,
+                disks: options.disks.canonicalize()?,
+                runs: options.runs,
+            };
+            bench.run(&options.only)
+        }
+    }
+}

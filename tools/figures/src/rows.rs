@@ -1,0 +1,339 @@
+//! The works that are measured, one function per row of the table.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::images::{BIG, DEEP, EXT3, EXT4, FILES, Recipe, SPARSE, disk};
+use crate::mounts::Mounted;
+use crate::process::{Cost, as_user, cpu_time, measure};
+use crate::report::{Line, median, rate};
+use crate::serve::{Scripted, Tgtd};
+
+/// How long `iscsi-perf` and the random readers run.
+const SECONDS: &str = "3";
+
+/// What a run of the bench works with.
+pub(crate) struct Bench {
+    pub(crate) binary: PathBuf,
+    pub(crate) disks: PathBuf,
+    pub(crate) runs: usize,
+}
+
+type Row = fn(&Bench) -> Result<Line>;
+
+const ROWS: &[(&str, Row)] = &[
+    ("cat", |bench| bench.cat(EXT4)),
+    ("cat-ext3", |bench| bench.cat(EXT3)),
+    ("dd", |bench| bench.dd(EXT4)),
+    ("random", Bench::random),
+    ("walk", Bench::walk),
+    ("extract", Bench::extract),
+    ("deep", |bench| bench.deep(EXT4, Duration::ZERO)),
+    ("deep-16t", |bench| bench.deep(SPARSE, Duration::ZERO)),
+    ("deep-20ms", |bench| bench.deep(EXT4, Duration::from_millis(20))),
+    ("dd-5ms", Bench::dd_far),
+    ("walk-5ms", Bench::walk_far),
+    ("image-walk", Bench::image_walk),
+    ("image-dd", Bench::image_dd),
+    ("image-random", Bench::image_random),
+];
+
+impl Bench {
+    /// Measures and prints the rows whose names contain one of `only`, or all.
+    pub(crate) fn run(&self, only: &[String]) -> Result<()> {
+        println!("| work | unit | ours | peers | besides |\n| --- | --- | --- | --- | --- |");
+        for (name, row) in ROWS {
+            if only.is_empty() || only.iter().any(|part| name.contains(part.as_str())) {
+                match row(self) {
+                    Ok(line) => println!("{line}"),
+                    Err(error) => println!("| {name} | | {error:#} | | |"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ours(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).stdout(Stdio::null());
+        command
+    }
+
+    fn served(&self, recipe: Recipe) -> Result<Tgtd> {
+        let image = disk(&self.disks, recipe)?;
+        warm(&image)?;
+        Tgtd::start(&image)
+    }
+
+    fn cat(&self, recipe: Recipe) -> Result<Line> {
+        let tgtd = self.served(recipe)?;
+        let work = format!("`cat` of a 1 GiB file, {}, tgtd over loopback", recipe.name);
+        let mut line = Line::new(work, "MB/s");
+        let (mut costs, mut peers) = (Vec::new(), Vec::new());
+        for _ in 0..self.runs {
+            let cost = measure(&mut self.ours(&["cat", &tgtd.url(), "/big.bin"]))?;
+            line.add("cat", rate(BIG, cost.wall));
+            costs.push(cost);
+            let (figure, cost) = iscsi_perf(&tgtd, &["-m", "8", "-b", "2048"])?;
+            line.add("iscsi-perf", figure * 1.048_576);
+            peers.push(
+                cost.cpu.as_secs_f64() * 1e6 / (figure * 1.048_576 * cost.wall.as_secs_f64()),
+            );
+        }
+        line.note_costs("cat", &costs, BIG);
+        line.note(format!("iscsi-perf: {:.0} ms CPU/GB", median(&peers)));
+        Ok(line)
+    }
+
+    fn dd(&self, recipe: Recipe) -> Result<Line> {
+        let tgtd = self.served(recipe)?;
+        let mut line = Line::new("`dd bs=1M` of it, FUSE, cold, by an ordinary user", "MB/s");
+        let (mut costs, mut whole, mut empty) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..self.runs {
+            let target = cpu_time(tgtd.daemon.id())?;
+            let mounted = Mounted::ours(&self.binary, &tgtd.url())?;
+            let cost = dd(as_user("dd"), &mounted.path().join("big.bin"))?;
+            line.add("dd", rate(BIG, cost.wall));
+            let served = mounted.cost()?;
+            costs.push(served);
+            drop(mounted);
+
+            let mounted = Mounted::qemu(&tgtd)?;
+            let peer = dd(Command::new("dd"), &mounted.path().join("big.bin"))?;
+            line.add("qemu-storage-daemon + fuse2fs", rate(BIG, peer.wall));
+            drop(mounted);
+
+            // What the cores allow: the wire's part by iscsi-perf, the kernel's by a server with nothing to do.
+            let _ = target;
+            let before = cpu_time(tgtd.daemon.id())?;
+            let (figure, peer) = iscsi_perf(&tgtd, &["-m", "8", "-b", "2048"])?;
+            let gigabytes = figure * 1.048_576e-3 * peer.wall.as_secs_f64();
+            let wire = peer.cpu + (cpu_time(tgtd.daemon.id())? - before);
+            whole.push(wire.as_secs_f64() / gigabytes);
+            let mounted = Mounted::empty()?;
+            let through = dd(Command::new("dd"), &mounted.path().join("file"))?;
+            let fuse = through.cpu + mounted.cost()?.cpu;
+            empty.push(fuse.as_secs_f64() / (BIG as f64 / 1e9));
+        }
+        let ceiling = 2e3 / (median(&whole) + median(&empty));
+        line.note(format!(
+            "two cores allow {ceiling:.0} MB/s ({:.2} + {:.2} core-seconds/GB)",
+            median(&whole),
+            median(&empty)
+        ));
+        line.note_costs("the mount", &costs, BIG);
+        Ok(line)
+    }
+
+    fn random(&self) -> Result<Line> {
+        let tgtd = self.served(EXT4)?;
+        let mut line = Line::new("random 4 KiB, 16 readers, FUSE", "reads/s");
+        for _ in 0..self.runs {
+            let mounted = Mounted::ours(&self.binary, &tgtd.url())?;
+            line.add("mount", read_at_random(true, &mounted.path().join("big.bin"))?);
+            line.notes = vec![format!("{} MiB", mounted.cost()?.peak >> 20)];
+            drop(mounted);
+            let (figure, _) = iscsi_perf(&tgtd, &["-r", "-m", "16", "-b", "8"])?;
+            line.add("iscsi-perf -r", figure * 256.0);
+            let mounted = Mounted::qemu(&tgtd)?;
+            let peer = read_at_random(false, &mounted.path().join("big.bin"))?;
+            line.add("qemu-storage-daemon + fuse2fs", peer);
+        }
+        Ok(line)
+    }
+
+    fn walk(&self) -> Result<Line> {
+        let tgtd = self.served(EXT4)?;
+        let mut line = Line::new("`find -type f -printf %s` over 50,000 files, FUSE, cold", "s");
+        for _ in 0..self.runs {
+            let mounted = Mounted::ours(&self.binary, &tgtd.url())?;
+            line.add("mount", find(as_user("find"), &mounted.path())?.wall.as_secs_f64());
+            let cost = mounted.cost()?;
+            line.notes = vec![format!("{:?} CPU, {} MiB", cost.cpu, cost.peak >> 20)];
+            drop(mounted);
+            let mounted = Mounted::qemu(&tgtd)?;
+            let peer = find(Command::new("find"), &mounted.path())?;
+            line.add("qemu-storage-daemon + fuse2fs", peer.wall.as_secs_f64());
+        }
+        Ok(line)
+    }
+
+    fn extract(&self) -> Result<Line> {
+        let tgtd = self.served(EXT4)?;
+        let mut line = Line::new("`extract` of those 50,000 files to tmpfs", "files/s");
+        let mut costs = Vec::new();
+        for _ in 0..self.runs {
+            let to = tempfile::tempdir_in("/dev/shm")?;
+            let directory = to.path().to_str().context("a path in UTF-8")?;
+            let url = tgtd.url();
+            let cost =
+                measure(&mut self.ours(&["-q", "extract", &url, "/many", "--to", directory]))?;
+            line.add("extract", FILES as f64 / cost.wall.as_secs_f64());
+            costs.push(cost);
+            drop(to);
+            let mounted = Mounted::qemu(&tgtd)?;
+            let to = tempfile::tempdir_in("/dev/shm")?;
+            let mut copy = Command::new("cp");
+            copy.arg("-a").arg(mounted.path().join("many")).arg(to.path());
+            let peer = measure(&mut copy)?;
+            line.add(
+                "cp -a from qemu-storage-daemon + fuse2fs",
+                FILES as f64 / peer.wall.as_secs_f64(),
+            );
+        }
+        let cpu = costs.iter().map(|cost| cost.cpu.as_secs_f64()).collect::<Vec<_>>();
+        let peak = costs.iter().map(|cost| cost.peak).max().unwrap_or(0);
+        line.note(format!("{:.2} s CPU, {} MiB", median(&cpu), peak >> 20));
+        Ok(line)
+    }
+
+    fn deep(&self, recipe: Recipe, latency: Duration) -> Result<Line> {
+        let mut target = Scripted::start(&disk(&self.disks, recipe)?, latency)?;
+        let work = format!(
+            "`cat` of a 2 KB file five directories deep, {}, {latency:?} per answer, the whole process",
+            recipe.name
+        );
+        let mut line = Line::new(work, "ms");
+        for _ in 0..self.runs {
+            let cost = measure(&mut self.ours(&["cat", &target.url(), DEEP]))?;
+            line.add("cat", cost.wall.as_secs_f64() * 1e3);
+            let (commands, bytes) = target.counts();
+            line.notes = vec![format!("{commands} SCSI commands, {} KiB read", bytes >> 10)];
+            line.note(format!("{} MiB", cost.peak >> 20));
+        }
+        Ok(line)
+    }
+
+    fn dd_far(&self) -> Result<Line> {
+        let mut target = Scripted::start(&disk(&self.disks, EXT4)?, Duration::from_millis(5))?;
+        let mut line = Line::new("`dd` of the 1 GiB file, FUSE, 5 ms per answer", "MB/s");
+        for _ in 0..self.runs {
+            let mounted = Mounted::ours(&self.binary, &target.url())?;
+            let cost = dd(as_user("dd"), &mounted.path().join("big.bin"))?;
+            line.add("mount", rate(BIG, cost.wall));
+            let (commands, bytes) = target.counts();
+            line.notes = vec![format!("{commands} SCSI commands, {} MiB read", bytes >> 20)];
+        }
+        Ok(line)
+    }
+
+    fn walk_far(&self) -> Result<Line> {
+        let mut target = Scripted::start(&disk(&self.disks, EXT4)?, Duration::from_millis(5))?;
+        let mut line = Line::new("the walk over 50,000 files, FUSE, 5 ms per answer", "s");
+        for _ in 0..self.runs {
+            let mounted = Mounted::ours(&self.binary, &target.url())?;
+            line.add("mount", find(as_user("find"), &mounted.path())?.wall.as_secs_f64());
+            let (commands, bytes) = target.counts();
+            line.notes = vec![format!("{commands} SCSI commands, {} MiB read", bytes >> 20)];
+        }
+        Ok(line)
+    }
+
+    /// Runs the same on our mount of an image, fuse2fs's and the kernel's.
+    fn on_images(&self, line: &mut Line, work: impl Fn(bool, &Path) -> Result<f64>) -> Result<()> {
+        let image = disk(&self.disks, EXT4)?;
+        warm(&image)?;
+        let source = image.to_str().context("a path in UTF-8")?;
+        for _ in 0..self.runs {
+            let mounted = Mounted::ours(&self.binary, source)?;
+            line.add("mount", work(true, &mounted.path())?);
+            drop(mounted);
+            let mounted = Mounted::fuse2fs_of(&image)?;
+            line.add("fuse2fs", work(false, &mounted.path())?);
+            drop(mounted);
+            if rustix::process::geteuid().is_root() {
+                let mounted = Mounted::kernel(&image)?;
+                line.add("kernel, loop", work(false, &mounted.path())?);
+            }
+        }
+        Ok(())
+    }
+
+    fn image_walk(&self) -> Result<Line> {
+        let mut line = Line::new("image in the page cache: the walk", "s");
+        self.on_images(&mut line, |user, path| {
+            Ok(find(command(user, "find"), path)?.wall.as_secs_f64())
+        })?;
+        Ok(line)
+    }
+
+    fn image_dd(&self) -> Result<Line> {
+        let mut line = Line::new("image in the page cache: `dd` of 1 GiB", "MB/s");
+        self.on_images(&mut line, |user, path| {
+            Ok(rate(BIG, dd(command(user, "dd"), &path.join("big.bin"))?.wall))
+        })?;
+        for _ in 0..self.runs {
+            let mounted = Mounted::empty()?;
+            let cost = dd(Command::new("dd"), &mounted.path().join("file"))?;
+            line.add("empty fuser server", rate(BIG, cost.wall));
+        }
+        Ok(line)
+    }
+
+    fn image_random(&self) -> Result<Line> {
+        let mut line = Line::new("image in the page cache: random 4 KiB, 16 readers", "reads/s");
+        self.on_images(&mut line, |user, path| read_at_random(user, &path.join("big.bin")))?;
+        for _ in 0..self.runs {
+            let mounted = Mounted::empty()?;
+            let figure = read_at_random(false, &mounted.path().join("file"))?;
+            line.add("empty fuser server", figure);
+        }
+        Ok(line)
+    }
+}
+
+/// Brings an image into the page cache, so that the disk of this machine is not what is measured.
+fn warm(image: &Path) -> Result<()> {
+    let mut file = std::fs::File::open(image)?;
+    let mut data = 0;
+    // Holes need no reading, and may be terabytes.
+    while let Ok(start) = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(data)) {
+        let end = rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(start))?;
+        rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(start))?;
+        let mut part = std::io::Read::take(&mut file, end - start);
+        std::io::copy(&mut part, &mut std::io::sink())?;
+        data = end;
+    }
+    Ok(())
+}
+
+fn command(user: bool, program: &str) -> Command {
+    if user { as_user(program) } else { Command::new(program) }
+}
+
+fn dd(mut command: Command, file: &Path) -> Result<Cost> {
+    let mut input = std::ffi::OsString::from("if=");
+    input.push(file);
+    measure(command.arg(input).args(["of=/dev/null", "bs=1M", "status=none"]))
+}
+
+fn find(mut command: Command, directory: &Path) -> Result<Cost> {
+    let arguments = ["-type", "f", "-printf", "%s\n"];
+    measure(command.arg(directory.join("many")).args(arguments).stdout(Stdio::null()))
+}
+
+fn read_at_random(user: bool, file: &Path) -> Result<f64> {
+    let program = std::env::current_exe()?;
+    let mut command = command(user, program.to_str().context("a path in UTF-8")?);
+    let output = command.arg("read-at-random").arg(file).arg(SECONDS).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+}
+
+/// MiB/s as `iscsi-perf` says them itself, and what the process cost.
+fn iscsi_perf(tgtd: &Tgtd, arguments: &[&str]) -> Result<(f64, Cost)> {
+    let output = tempfile::NamedTempFile::new()?;
+    let mut command = Command::new("iscsi-perf");
+    command.args(arguments).args(["-t", SECONDS, &tgtd.url()]).stdout(output.reopen()?);
+    let cost = measure(&mut command)?;
+    let text = std::fs::read_to_string(output.path())?;
+    // The last of its reports: "iops average 2765 (2765 MB/s)".
+    let last = text.rsplit("iops average").next().context("iscsi-perf says nothing")?;
+    let reads: f64 = last.trim().split(' ').next().context("a number")?.parse()?;
+    let blocks: f64 =
+        arguments[arguments.iter().position(|a| *a == "-b").context("-b")? + 1].parse()?;
+    Ok((reads * blocks * 512.0 / f64::from(1 << 20), cost))
+}
