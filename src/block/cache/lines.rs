@@ -19,6 +19,11 @@ pub(super) const LINE: u64 = 64 << 10;
 /// Memory that a line and a buffer cost besides their bytes: list node, table entry, piece, counters.
 const OVERHEAD: usize = 320;
 
+/// The most bytes of large reads that are kept, however large the budget. They are read once as a rule, the kernel
+/// keeps what went through FUSE, and memory that is used again while it is warm costs far less than new pages; so
+/// this needs to hold the readahead of a few streams and no more.
+const LARGE_MAX: usize = 64 << 20;
+
 /// Which of the two lists a line is in.
 ///
 /// A small read costs a round trip for little, a large one costs little per byte: small reads (inodes,
@@ -242,12 +247,12 @@ impl Lines {
         }
     }
 
-    /// Evicts until at most `budget` bytes are in use.
+    /// Evicts until at most `budget` bytes are in use, and of large reads [`LARGE_MAX`].
     ///
     /// What streams through goes first, down to a quarter of the budget: so no stream, however long, evicts small
     /// reads, and no number of small reads leaves a stream without room for its readahead.
     pub(super) fn shrink_to(&mut self, budget: usize) {
-        while self.used > budget {
+        while self.used > budget || self.large.held > LARGE_MAX {
             let list = if self.large.held > budget / 4 || self.small.lines.is_empty() {
                 &mut self.large
             } else {
@@ -417,6 +422,17 @@ mod tests {
         assert!(lines.get(0, 0..4 * KIB).is_some());
         assert!(lines.get(0, 99 << 20..100 << 20).is_some());
         assert!(lines.get(0, 1 << 20..2 << 20).is_none());
+    }
+
+    #[test]
+    fn a_large_budget_is_not_for_streams() {
+        let mut lines = Lines::new();
+        for megabyte in 0..100 {
+            lines.insert(0, megabyte << 20, &answer(1 << 20), Class::Large);
+            lines.shrink_to(1 << 30);
+        }
+        assert_eq!(lines.large.held, LARGE_MAX);
+        assert!(lines.get(0, 40 << 20..100 << 20).is_some());
     }
 
     #[test]
