@@ -27,7 +27,7 @@ pub(super) struct Wanted {
     pub(super) class: Class,
 }
 
-/// Joins ranges that touch or nearly touch and cuts them at multiples of [`READ_MAX`].
+/// Joins ranges that touch or nearly touch and cuts them into reads of [`READ_MAX`] at most.
 pub(super) fn coalesce(mut ranges: SmallVec<[Wanted; 4]>) -> SmallVec<[Wanted; 4]> {
     ranges.sort_unstable_by_key(|wanted| wanted.range.start);
     let mut joined: SmallVec<[Wanted; 4]> = SmallVec::new();
@@ -46,8 +46,7 @@ pub(super) fn coalesce(mut ranges: SmallVec<[Wanted; 4]>) -> SmallVec<[Wanted; 4
     for Wanted { range, class } in joined {
         let mut start = range.start;
         while start < range.end {
-            let border = (start / READ_MAX + 1).saturating_mul(READ_MAX);
-            let end = range.end.min(border);
+            let end = range.end.min(start.saturating_add(READ_MAX));
             reads.push(Wanted { range: start..end, class });
             start = end;
         }
@@ -207,16 +206,15 @@ mod tests {
     }
 
     #[test]
-    fn long_ranges_are_cut_at_multiples_of_the_longest_read() {
+    fn long_ranges_are_cut_into_reads_of_the_longest_length() {
         let reads =
             coalesce(smallvec![large(1000 * KIB..3 << 20), large(3 << 20..(3 << 20) + KIB),]);
         assert_eq!(
             reads[..],
             [
-                large(1000 * KIB..1 << 20),
-                large(1 << 20..2 << 20),
-                large(2 << 20..3 << 20),
-                large(3 << 20..(3 << 20) + KIB)
+                large(1000 * KIB..2024 * KIB),
+                large(2024 * KIB..3048 * KIB),
+                large(3048 * KIB..3073 * KIB)
             ]
         );
     }

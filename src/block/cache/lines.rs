@@ -142,7 +142,8 @@ impl Lines {
         let mut run: Option<Run> = None;
         for (line, part) in split(range) {
             let mut at = part.start;
-            for piece in &self.touch((device, line), class)?.pieces {
+            let read_out = part.end as u64 == LINE;
+            for piece in &self.touch((device, line), class, read_out)?.pieces {
                 if piece.range.end <= at {
                     continue;
                 }
@@ -172,13 +173,17 @@ impl Lines {
         Some(answer)
     }
 
-    /// The line as most recently used; a small read takes it over to the small ones.
-    fn touch(&mut self, key: Key, class: Class) -> Option<&Line> {
+    /// The line, and what its use means for it. A small read takes it over to the small ones. A stream that has read
+    /// it to its end will not come back, and its memory is still warm: it is the next to go.
+    fn touch(&mut self, key: Key, class: Class, read_out: bool) -> Option<&Line> {
         if self.small.lines.promote(&key) {
             return self.small.lines.peek(&key);
         }
         if class == Class::Large {
-            return self.large.lines.get(&key);
+            if read_out {
+                self.large.lines.demote(&key);
+            }
+            return self.large.lines.peek(&key);
         }
         let line = self.large.lines.pop(&key)?;
         let held = line.held();
@@ -422,6 +427,25 @@ mod tests {
         assert!(lines.get(0, 0..4 * KIB).is_some());
         assert!(lines.get(0, 99 << 20..100 << 20).is_some());
         assert!(lines.get(0, 1 << 20..2 << 20).is_none());
+    }
+
+    #[test]
+    fn what_a_stream_has_read_goes_before_what_it_will_read() {
+        let mut lines = Lines::new();
+        let budget = 8 << 20;
+        for megabyte in 0..6 {
+            lines.insert(0, megabyte << 20, &answer(1 << 20), Class::Large);
+        }
+        for megabyte in 6..100 {
+            // Five ahead of the reader, who takes 128 KiB at a time, not at the borders of lines.
+            for part in 0..8 {
+                let start = ((megabyte - 6) << 20) + part * 128 * KIB + 4 * KIB;
+                let got = lines.get(0, start..start + 128 * KIB);
+                assert!(got.is_some(), "{start} is gone before it was read");
+            }
+            lines.insert(0, megabyte << 20, &answer(1 << 20), Class::Large);
+            lines.shrink_to(budget);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures_util::future;
 
 use super::disk::Disk;
 use super::inodes::File;
@@ -48,8 +49,10 @@ impl Reader {
     }
 
     /// Tells the source what comes next, if the reader goes on as before.
-    fn read_ahead(&self, offset: u64, len: u64) {
-        let hint = self.readahead.lock().unwrap_or_else(PoisonError::into_inner).note(offset, len);
+    fn read_ahead(&self, offset: u64, len: u64, waited: bool) {
+        let mut readahead = self.readahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let hint = readahead.note(offset, len, waited);
+        drop(readahead);
         let Some(range) = hint else { return };
         let size = self.disk.block_size();
         let end = range.end.min(self.file.inode.attr.size);
@@ -61,9 +64,10 @@ impl Reader {
             return Ok(answer);
         }
         let plan = self.disk.plan(&self.file, offset, len).await?;
-        // Now that the map is at hand; and before waiting.
-        self.read_ahead(offset, len as u64);
-        self.disk.read_plan(&self.file, plan).await
+        // The read itself begins first, what comes after it next, and then both are waited for.
+        let ahead = async { self.read_ahead(offset, len as u64, true) };
+        let (answer, ()) = future::join(self.disk.read_plan(&self.file, plan), ahead).await;
+        answer
     }
 
     async fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
@@ -99,7 +103,7 @@ impl FileReader for Reader {
             return Some(Ok(answer));
         }
         let answer = self.disk.try_read_file(&self.file, offset, len)?;
-        self.read_ahead(offset, len as u64);
+        self.read_ahead(offset, len as u64, false);
         Some(answer)
     }
 
