@@ -22,3 +22,9 @@ pub use discovery::{TargetRecord, discover};
 pub use lun::Lun;
 pub use session::{LunInfo, Session};
 pub use url::{IscsiUrl, Portal};
+
+/// Whether a header is one that a target may send; parses it as a whole, for the benches.
+#[doc(hidden)]
+pub fn is_target_pdu(header: &[u8; 48]) -> bool {
+    pdu::Incoming::parse(&pdu::Bhs(*header)).is_ok()
+}

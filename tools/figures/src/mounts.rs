@@ -10,6 +10,9 @@ use tempfile::TempDir;
 use crate::process::{Cost, Daemon, as_user, cpu_time, peak_memory, wait_until};
 use crate::serve::Tgtd;
 
+/// A name that needs no file to be kept in.
+const INITIATOR: &str = "iqn.2026-01.org.snapbrowse:figures";
+
 /// Something mounted, and the processes that serve it.
 pub(crate) struct Mounted {
     directory: TempDir,
@@ -45,7 +48,7 @@ impl Mounted {
         let mut mounted = Self::new()?;
         make_directory(&mounted.path())?;
         let mut command = as_user(binary.to_str().context("a path in UTF-8")?);
-        command.args(["mount", "-f", source]).arg(mounted.path());
+        command.args(["mount", "-f", "--initiator", INITIATOR, source]).arg(mounted.path());
         mounted.daemons.push(Daemon::start(&mut command)?);
         mounted.unmount.push(("fusermount3", mounted.path()));
         wait_until("our mount", || is_mounted(&mounted.path()))?;

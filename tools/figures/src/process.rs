@@ -106,5 +106,6 @@ pub(crate) fn as_user(program: &str) -> Command {
     }
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", program]);
+    command.env("HOME", "/nonexistent").env_remove("XDG_CONFIG_HOME");
     command
 }
