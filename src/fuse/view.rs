@@ -165,7 +165,7 @@ impl View {
         loop {
             let mut batch = match listing.take(cookie) {
                 Some(batch) => batch,
-                None => match self.batch(self.ino(dir), cookie, want).await {
+                None => match self.batch(self.ino(dir), cookie).await {
                     Ok(batch) => batch,
                     Err(_) if added => return Ok(()),
                     Err(error) => return Err(error),
@@ -193,13 +193,12 @@ impl View {
         }
     }
 
-    async fn batch(&self, dir: Ino, cookie: u64, want: Want) -> Result<VecDeque<DirEntry>> {
+    async fn batch(&self, dir: Ino, cookie: u64) -> Result<VecDeque<DirEntry>> {
         let fs = self.fs()?;
         let batch = fs.readdir(dir, cookie).await?;
-        if want == Want::Attributes {
-            let inodes: Vec<Ino> = batch.iter().map(|entry| entry.ino).collect();
-            fs.prefetch_inodes(&inodes);
-        }
+        // Names alone too: whoever lists a directory looks at its entries next, each with a request of its own.
+        let inodes: Vec<Ino> = batch.iter().map(|entry| entry.ino).collect();
+        fs.prefetch_inodes(&inodes);
         Ok(batch.into())
     }
 }

@@ -44,8 +44,9 @@ impl Class {
     }
 }
 
-/// One contiguous piece of an answer. It may be cut over several lines, and its memory is free only when the
-/// last of them is gone: so it is charged in full until then.
+/// One contiguous piece of an answer. Among the large lines it may be cut over several, and its memory is free only
+/// when the last of them is gone: so it is charged in full until then. A small line has its buffers for itself, as a
+/// copy where need be: one inode must not hold a megabyte.
 struct Buffer {
     bytes: Bytes,
 }
@@ -72,10 +73,6 @@ struct Line {
 }
 
 impl Line {
-    fn held(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.range.len()).sum()
-    }
-
     /// Parts of `range` that no piece holds.
     fn gaps(&self, range: Range<usize>) -> SmallVec<[Range<usize>; 2]> {
         let mut gaps = SmallVec::new();
@@ -104,15 +101,40 @@ impl Line {
 /// Which device, and which line of it.
 type Key = (u32, u64);
 
-/// One list and the bytes of the device that its lines hold.
+/// One list and the memory that its lines keep: every buffer once, as long as a line holds a part of it.
 struct List {
     lines: LruCache<Key, Line>,
-    held: usize,
+    used: usize,
 }
 
 impl List {
     fn new() -> Self {
-        Self { lines: LruCache::unbounded(), held: 0 }
+        Self { lines: LruCache::unbounded(), used: 0 }
+    }
+
+    /// Gives the gaps in `part` of a line their places in `buffer`, which begins at `start` of the device.
+    fn fill(&mut self, key: Key, part: Range<usize>, start: u64, buffer: &Arc<Buffer>) {
+        let line = self.lines.get_or_insert_mut(key, Line::default);
+        for range in line.gaps(part) {
+            let at = (key.1 * LINE + range.start as u64 - start) as usize;
+            line.add(Piece { range, at, buffer: Arc::clone(buffer) });
+        }
+    }
+
+    /// Charges a buffer that has just been given its places, if it got any.
+    fn charge(&mut self, buffer: &Arc<Buffer>) {
+        if Arc::strong_count(buffer) > 1 {
+            self.used += buffer.cost();
+        }
+    }
+
+    fn release(&mut self, line: Line) {
+        for piece in line.pieces {
+            // Only lines hold buffers, and all of them are behind one lock, so the last one is known.
+            if let Some(buffer) = Arc::into_inner(piece.buffer) {
+                self.used -= buffer.cost();
+            }
+        }
     }
 }
 
@@ -120,18 +142,16 @@ impl List {
 pub(super) struct Lines {
     small: List,
     large: List,
-    /// Memory in use: every buffer once, as long as a line holds a part of it.
-    used: usize,
 }
 
 impl Lines {
     pub(super) fn new() -> Self {
-        Self { small: List::new(), large: List::new(), used: 0 }
+        Self { small: List::new(), large: List::new() }
     }
 
     /// Memory in use, in bytes.
     pub(super) fn used(&self) -> usize {
-        self.used
+        self.small.used + self.large.used
     }
 
     /// The bytes of `range`, if all of them are here; counts as a use.
@@ -186,10 +206,13 @@ impl Lines {
             return self.large.lines.peek(&key);
         }
         let line = self.large.lines.pop(&key)?;
-        let held = line.held();
-        self.large.held -= held;
-        self.small.held += held;
-        Some(self.small.lines.get_or_insert(key, || line))
+        for piece in &line.pieces {
+            let start = key.1 * LINE + piece.range.start as u64;
+            let bytes = &piece.buffer.bytes[piece.at..piece.at + piece.range.len()];
+            self.insert_small(key, piece.range.clone(), start, Bytes::copy_from_slice(bytes));
+        }
+        self.large.release(line);
+        self.small.lines.peek(&key)
     }
 
     /// Parts of `range` that are not here, in order; parts that touch are one.
@@ -220,36 +243,30 @@ impl Lines {
             let buffer = Arc::new(Buffer { bytes: bytes.clone() });
             let end = start + bytes.len() as u64;
             for (line, part) in split(start..end) {
-                self.insert_part((device, line), part, start, &buffer, class);
+                let key = (device, line);
+                let is_small = self.small.lines.contains(&key)
+                    || class == Class::Small && !self.large.lines.contains(&key);
+                if !is_small {
+                    self.large.fill(key, part, start, &buffer);
+                } else if part.len() == bytes.len() {
+                    self.insert_small(key, part, start, bytes.clone());
+                } else {
+                    let from = line * LINE + part.start as u64;
+                    let at = (from - start) as usize;
+                    let copy = Bytes::copy_from_slice(&bytes[at..at + part.len()]);
+                    self.insert_small(key, part, from, copy);
+                }
             }
-            if Arc::strong_count(&buffer) > 1 {
-                self.used += buffer.cost();
-            }
+            self.large.charge(&buffer);
             start = end;
         }
     }
 
-    /// Gives the gaps in `part` of one line their places in `buffer`, which begins at `start` of the device.
-    fn insert_part(
-        &mut self,
-        key: Key,
-        part: Range<usize>,
-        start: u64,
-        buffer: &Arc<Buffer>,
-        class: Class,
-    ) {
-        let list = match class {
-            _ if self.small.lines.contains(&key) => &mut self.small,
-            _ if self.large.lines.contains(&key) => &mut self.large,
-            Class::Small => &mut self.small,
-            Class::Large => &mut self.large,
-        };
-        let line = list.lines.get_or_insert_mut(key, Line::default);
-        for range in line.gaps(part) {
-            list.held += range.len();
-            let at = (key.1 * LINE + range.start as u64 - start) as usize;
-            line.add(Piece { range, at, buffer: Arc::clone(buffer) });
-        }
+    /// Gives a small line bytes of its own, which begin at `start` of the device.
+    fn insert_small(&mut self, key: Key, part: Range<usize>, start: u64, bytes: Bytes) {
+        let buffer = Arc::new(Buffer { bytes });
+        self.small.fill(key, part, start, &buffer);
+        self.small.charge(&buffer);
     }
 
     /// Evicts until at most `budget` bytes are in use, and of large reads [`LARGE_MAX`].
@@ -257,25 +274,20 @@ impl Lines {
     /// What streams through goes first, down to a quarter of the budget: so no stream, however long, evicts small
     /// reads, and no number of small reads leaves a stream without room for its readahead.
     pub(super) fn shrink_to(&mut self, budget: usize) {
-        while self.used > budget || self.large.held > LARGE_MAX {
-            let list = if self.large.held > budget / 4 || self.small.lines.is_empty() {
+        while self.used() > budget || self.large.used > LARGE_MAX {
+            let list = if self.large.used > budget / 4 || self.small.lines.is_empty() {
                 &mut self.large
             } else {
                 &mut self.small
             };
             let Some((_, line)) = list.lines.pop_lru() else { break };
-            list.held -= line.held();
-            self.release(line);
+            list.release(line);
         }
     }
 
     /// Drops every line of a device.
     pub(super) fn forget(&mut self, device: u32) {
-        for class in [Class::Small, Class::Large] {
-            let list = match class {
-                Class::Small => &mut self.small,
-                Class::Large => &mut self.large,
-            };
+        for list in [&mut self.small, &mut self.large] {
             let mut gone = Vec::new();
             list.lines.retain(|key, line| {
                 let keep = key.0 != device;
@@ -285,20 +297,7 @@ impl Lines {
                 keep
             });
             for line in gone {
-                match class {
-                    Class::Small => self.small.held -= line.held(),
-                    Class::Large => self.large.held -= line.held(),
-                }
-                self.release(line);
-            }
-        }
-    }
-
-    fn release(&mut self, line: Line) {
-        for piece in line.pieces {
-            // Only lines hold buffers, and all of them are behind one lock, so the last one is known.
-            if let Some(buffer) = Arc::into_inner(piece.buffer) {
-                self.used -= buffer.cost();
+                list.release(line);
             }
         }
     }
@@ -344,6 +343,7 @@ mod tests {
     use super::*;
 
     const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
 
     fn answer(len: u64) -> Segments {
         Segments::from(vec![7; len as usize])
@@ -401,17 +401,39 @@ mod tests {
         lines.insert(0, 0, &answer(1 << 20), Class::Large);
         let whole = lines.used();
         assert!(whole >= 1 << 20);
-        // The first line moves to the small ones and so outlives the others.
-        assert!(lines.get(0, 0..KIB).is_some());
-        lines.large.lines.iter().for_each(|(key, _)| assert!(key.1 > 0));
-        while !lines.large.lines.is_empty() {
+        for left in (0..16).rev() {
+            assert_eq!(lines.used(), whole);
             let (_, line) = lines.large.lines.pop_lru().unwrap();
-            lines.large.held -= line.held();
-            lines.release(line);
+            lines.large.release(line);
+            assert_eq!(lines.large.lines.len(), left);
         }
-        assert_eq!(lines.used(), whole, "one line still pins the whole buffer");
+        assert_eq!(lines.used(), 0);
+    }
+
+    #[test]
+    fn a_small_read_out_of_a_stream_holds_its_line_and_no_more() {
+        let mut lines = Lines::new();
+        for megabyte in 0..200 {
+            lines.insert(0, megabyte << 20, &answer(1 << 20), Class::Large);
+            assert!(lines.get(0, (megabyte << 20) + 100..(megabyte << 20) + 200).is_some());
+            lines.shrink_to(256 << 20);
+        }
+        assert!(lines.small.used < 200 * (70 << 10));
+        assert!(lines.large.used <= LARGE_MAX);
+        assert!(lines.get(0, 0..64 * KIB).is_some());
         lines.shrink_to(0);
-        assert_eq!((lines.used(), lines.small.held, lines.large.held), (0, 0, 0));
+        assert_eq!(lines.used(), 0);
+    }
+
+    #[test]
+    fn a_stream_that_fills_the_gaps_of_small_lines_is_copied_there() {
+        let mut lines = Lines::new();
+        lines.insert(0, 4 * KIB, &Segments::from(vec![1; 4096]), Class::Small);
+        lines.insert(0, 0, &answer(1 << 20), Class::Large);
+        assert_eq!(lines.small.lines.len(), 1);
+        assert!(lines.small.used < 80 << 10);
+        let got = lines.get(0, 0..MIB).unwrap().into_bytes();
+        assert_eq!((got[0], got[4096], got[8192], got[(1 << 20) - 1]), (7, 1, 7, 7));
     }
 
     #[test]
@@ -455,7 +477,7 @@ mod tests {
             lines.insert(0, megabyte << 20, &answer(1 << 20), Class::Large);
             lines.shrink_to(1 << 30);
         }
-        assert_eq!(lines.large.held, LARGE_MAX);
+        assert!(lines.large.used <= LARGE_MAX);
         assert!(lines.get(0, 40 << 20..100 << 20).is_some());
     }
 

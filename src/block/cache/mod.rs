@@ -9,8 +9,10 @@ mod lines;
 #[cfg(test)]
 mod tests;
 
+use std::future::Future;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Waker};
 
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
@@ -82,7 +84,7 @@ struct Device {
 /// task on the spot, and the last reference to a device clears away its lines.)
 #[derive(Default)]
 struct Departures {
-    flights: SmallVec<[Arc<Flight>; 4]>,
+    flights: SmallVec<[Landing; 4]>,
     devices: SmallVec<[Arc<Device>; 1]>,
 }
 
@@ -141,7 +143,7 @@ impl State {
         self.stats.fetches += 1;
         self.stats.fetched_bytes += wanted.range.end - wanted.range.start;
         let flight = self.flights.begin(device, wanted, ahead);
-        departures.flights.push(flight);
+        departures.flights.push(Landing { flight: Some(flight) });
         self.make_room(device.shared.budget);
     }
 
@@ -221,6 +223,7 @@ impl Device {
                 parts.push((part.start, Part::Coming(flight, part)));
             }
         }
+        state.make_room(self.shared.budget);
         drop(guard);
         departures.depart();
         parts.sort_unstable_by_key(|(start, _)| *start);
@@ -235,11 +238,17 @@ impl Drop for Device {
 }
 
 impl Departures {
-    /// Gives each read a task of its own.
+    /// Begins each read here and now, so that its command is on its way without a switch to another thread, and
+    /// gives the rest of it a task of its own.
     fn depart(self) {
         for flight in self.flights {
-            let runtime = flight.device.runtime.clone();
-            runtime.spawn(fly(Landing { flight: Some(flight) }));
+            let Some(runtime) = flight.runtime() else { continue };
+            let _context = runtime.enter();
+            let mut read = Box::pin(fly(flight));
+            let mut nobody = Context::from_waker(Waker::noop());
+            if read.as_mut().poll(&mut nobody).is_pending() {
+                runtime.spawn(read);
+            }
         }
     }
 }
@@ -264,6 +273,10 @@ struct Landing {
 }
 
 impl Landing {
+    fn runtime(&self) -> Option<Handle> {
+        self.flight.as_ref().map(|flight| flight.device.runtime.clone())
+    }
+
     fn over(mut self, answer: Result<Segments>) {
         if let Some(flight) = self.flight.take() {
             land(&flight, answer);
@@ -339,6 +352,8 @@ impl BlockSource for Cache {
         let mut state = self.device.shared.lock();
         let answer = state.lines.get(self.device.number, offset..offset + len as u64)?;
         state.stats.hits += 1;
+        // A small read may have copied a line out of a large buffer.
+        state.make_room(self.device.shared.budget);
         Some(Ok(answer))
     }
 

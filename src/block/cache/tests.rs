@@ -367,7 +367,10 @@ async fn a_source_that_panics_leaves_nobody_waiting() {
             512
         }
         fn read_at(&self, _offset: u64, _len: usize) -> ReadFuture<'_> {
-            Box::pin(async move { panic!("a defect below") })
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                panic!("a defect below")
+            })
         }
     }
     let cache = CachePool::new(MIB).cache(Arc::new(Panics));
