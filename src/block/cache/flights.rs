@@ -35,8 +35,9 @@ pub(super) fn coalesce(mut ranges: SmallVec<[Wanted; 4]>) -> SmallVec<[Wanted; 4
         match joined.last_mut() {
             Some(last) if wanted.range.start <= last.range.end.saturating_add(GAP_MAX) => {
                 last.range.end = last.range.end.max(wanted.range.end);
-                if wanted.class == Class::Small {
-                    last.class = Class::Small;
+                // A few blocks of metadata among data: what is really needed of them becomes small by its use.
+                if wanted.class == Class::Large {
+                    last.class = Class::Large;
                 }
             }
             _ => joined.push(wanted),
@@ -220,14 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn one_small_range_makes_the_read_a_small_one() {
+    fn one_large_range_makes_the_read_a_large_one() {
         let reads = coalesce(smallvec![large(0..64 * KIB), small(64 * KIB..68 * KIB)]);
-        assert_eq!(reads[..], [small(0..68 * KIB)]);
+        assert_eq!(reads[..], [large(0..68 * KIB)]);
     }
 
     #[test]
     fn nested_ranges_do_not_shorten_each_other() {
         let reads = coalesce(smallvec![large(0..2 << 20), small(4 * KIB..8 * KIB)]);
-        assert_eq!(reads[..], [small(0..1 << 20), small(1 << 20..2 << 20)]);
+        assert_eq!(reads[..], [large(0..1 << 20), large(1 << 20..2 << 20)]);
     }
 }
