@@ -58,7 +58,14 @@ impl Config {
             merge(&mut merged, table);
         } else {
             for path in [Some(PathBuf::from(SYSTEM_FILE)), user_file()].into_iter().flatten() {
-                merge(&mut merged, read_table(&path)?.unwrap_or_default());
+                match read_table(&path) {
+                    Ok(table) => merge(&mut merged, table.unwrap_or_default()),
+                    // Another user's home (`sudo -u` keeps HOME), or a file that is only root's.
+                    Err(error) if error.kind() == ErrorKind::Permission => {
+                        tracing::warn!("{error}: going on without it");
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         let config: Self = merged.try_into().map_err(|error: toml::de::Error| {
