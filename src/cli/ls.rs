@@ -51,7 +51,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
         let attr = resolve(filesystem, path, last).await?;
         if attr.file_type != FileType::Directory {
             let entry = Entry::read(filesystem, path.to_vec(), attr).await?;
-            listing.show(path, &[entry])?;
+            listing.show(None, &[entry])?;
         } else if args.long || args.recursive || context.settings.json {
             listing.directory(path.to_vec(), attr.ino, args.recursive).await?;
         } else {
@@ -127,18 +127,18 @@ impl Lister<'_> {
                 }
             }
             walk.enter(inside);
-            self.show(&path, &shown)?;
+            self.show(Some(&path), &shown)?;
         }
         Ok(())
     }
 
-    /// Shows entries of the directory `path`, or the file `path` itself.
-    fn show(&mut self, path: &[u8], entries: &[Entry]) -> Result<()> {
+    /// Shows entries of `directory`; without one their names are whole paths.
+    fn show(&mut self, directory: Option<&[u8]>, entries: &[Entry]) -> Result<()> {
         if let Some(list) = &mut self.json {
             for entry in entries {
                 let mut entry = entry.clone();
-                if entry.path != path {
-                    entry.path = walk::join(path, &entry.path);
+                if let Some(directory) = directory {
+                    entry.path = walk::join(directory, &entry.path);
                 }
                 self.out.text(if std::mem::replace(&mut list.started, true) {
                     ",\n"

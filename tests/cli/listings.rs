@@ -45,6 +45,19 @@ fn ls_long_and_recursive() {
 }
 
 #[test]
+fn a_name_that_equals_its_directory() {
+    if !can_run("a_name_that_equals_its_directory", NEEDS) {
+        return;
+    }
+    let image = Image::new();
+    std::fs::create_dir_all(image.path("twice/x/x")).unwrap();
+    image.make("nested", &image.path("twice"));
+    let source = image.path("nested");
+    let list = image.json(&["ls", source.to_str().unwrap(), "x"]);
+    assert_eq!(list[0]["path"], "x/x");
+}
+
+#[test]
 fn lists_are_one_json_document() {
     if !can_run("lists_are_one_json_document", NEEDS) {
         return;
