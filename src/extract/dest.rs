@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 const LONGEST_STEP: usize = 2048;
 
 /// One component of a path: not empty, not `.` or `..`, without `/` and NUL.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Name(CString);
 
 impl Name {
@@ -46,7 +46,7 @@ impl Name {
 }
 
 /// A path below the destination, made of [`Name`]s; empty for the destination itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct RelPath(Vec<u8>);
 
 impl RelPath {

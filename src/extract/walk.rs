@@ -100,6 +100,9 @@ pub(super) struct Extraction {
     report: Arc<Report>,
     memory: Semaphore,
     links: Mutex<Links>,
+    /// With `--overwrite`: the names given so far. A second file for one of them would replace what this run made,
+    /// and a hard link to the first could become one to the second.
+    given: Mutex<HashMap<RelPath, HashSet<Name>>>,
     seen: Mutex<HashSet<(usize, Ino)>>,
     unfinished: Mutex<Vec<Unfinished>>,
 }
@@ -118,6 +121,7 @@ impl Extraction {
             report,
             memory: Semaphore::new(BUDGET as usize),
             links: Mutex::default(),
+            given: Mutex::default(),
             seen: Mutex::default(),
             unfinished: Mutex::default(),
         }
@@ -290,8 +294,17 @@ impl Extraction {
         }
     }
 
-    /// Keeps a further name of a file for later; the first is to be copied now.
+    /// Takes the name in the destination for a file, and keeps a further name of a file for later; the first is to
+    /// be copied now.
     fn claim(&self, item: Item, directory: &RelPath) -> Option<Item> {
+        if self.manner.overwrite
+            && !lock(&self.given).entry(directory.clone()).or_default().insert(item.name.clone())
+        {
+            let why =
+                "another file of this run has the same place in the destination; not restored";
+            self.report.failure(&item.named(Error::new(ErrorKind::Exists, why)));
+            return None;
+        }
         if item.attr.nlink < 2 {
             return Some(item);
         }
@@ -350,8 +363,8 @@ impl Extraction {
     }
 
     fn count_foreign(&self, attr: &Attr) {
-        let ours = rustix::process::geteuid().as_raw();
-        if self.manner.rights == Rights::User && attr.uid != ours {
+        let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        if self.manner.rights == Rights::User && (attr.uid, attr.gid) != ours {
             self.report.foreign_seen();
         }
     }
