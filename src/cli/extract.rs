@@ -21,7 +21,8 @@ use super::{complain, progress};
 /// Copy files and trees out
 ///
 /// Keeps contents, holes, mode, times, symbolic and hard links, extended attributes and ACLs; as root also owners,
-/// devices and set-id bits. Whatever cannot be restored is named, and the exit code is 3 then.
+/// devices, set-id bits and attributes of the system. Whatever cannot be restored is named, and the exit code is 3 then;
+/// only what belonged to other users or groups, and is an ordinary user's now, is just counted in the last line.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -48,7 +49,7 @@ struct Summary {
     directories: u64,
     bytes: u64,
     failed: u64,
-    /// Files and directories of other users, where only root could have kept that.
+    /// Files and directories of other users or groups, where only root could have kept that.
     owners_not_kept: u64,
 }
 
@@ -101,7 +102,7 @@ fn summarise(settings: &Settings, to: &Path, report: &Report) -> Result<()> {
         }
         if owners_not_kept > 0 {
             out.text(format_args!(
-                "; {owners_not_kept} belong to other users, which only root can keep"
+                "; {owners_not_kept} belong to other users or groups, which only root can keep"
             ))?;
         }
         out.line("")?;

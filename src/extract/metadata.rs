@@ -28,15 +28,19 @@ pub(super) fn apply(target: Target<'_>, attr: &Attr, xattrs: &Xattrs, rights: Ri
         Rights::Root => {
             if let Err(error) = target.set_owner(attr.uid, attr.gid) {
                 lost.add(&format!("owner {}:{}", attr.uid, attr.gid), error);
-                // With another owner these bits would lend out the wrong identity.
                 permissions &= !SET_ID;
             }
         }
         Rights::User => permissions &= !SET_ID,
     }
-    for (name, value) in xattrs.iter().filter(|(name, _)| rights.may_set(name)) {
-        let shown = String::from_utf8_lossy(name);
-        lost.check(&format!("attribute {shown}"), target.set_xattr(name, value));
+    // With another owner these bits would lend out the wrong identity.
+    if permissions != attr.permissions {
+        lost.add("set-id bits", Errno::PERM);
+    }
+    for (name, value) in xattrs {
+        let set =
+            if rights.may_set(name) { target.set_xattr(name, value) } else { Err(Errno::PERM) };
+        lost.check(&format!("attribute {}", String::from_utf8_lossy(name)), set);
     }
     if attr.file_type != FileType::Symlink {
         lost.check("mode", target.set_mode(permissions));
@@ -147,5 +151,32 @@ impl Lost {
         // Writing to a String cannot fail.
         let failure = Error::io(format_args!("{what} not kept"), error.into());
         let _ = write!(self.0, "{separator}{}", failure.message());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::memory::MemoryFs;
+
+    #[test]
+    fn an_ordinary_user_is_told_what_is_left_out() {
+        let mut image = MemoryFs::new();
+        let ino = image.file("/su", b"");
+        let mut attr = image.node(ino).attr.clone();
+        attr.permissions = 0o4751;
+        let xattrs: Xattrs = [&b"security.selinux"[..], b"trusted.x", b"user.x"]
+            .map(|name| (name.to_vec(), b"v".to_vec()))
+            .into();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let lost = apply(Target::open(file.as_file()), &attr, &xattrs, Rights::User);
+        let parts: Vec<&str> = lost.split(", ").collect();
+        let why = "not kept: Operation not permitted";
+        assert_eq!(parts.len(), 3, "{lost}");
+        for (part, what) in parts.iter().zip(["set-id bits", "security.selinux", "trusted.x"]) {
+            assert!(part.contains(what) && part.contains(why), "{lost}");
+        }
+        let stat = rustix::fs::fstat(&file).unwrap();
+        assert_eq!(stat.st_mode & 0o7777, 0o751);
     }
 }

@@ -63,7 +63,7 @@ impl Report {
         self.failed.get()
     }
 
-    /// Files whose owner or attributes only root could have kept.
+    /// Files and directories whose owner and group only root could have kept.
     pub fn foreign(&self) -> u64 {
         self.foreign.get()
     }
