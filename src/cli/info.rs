@@ -253,7 +253,7 @@ impl From<&Summary> for FilesystemInfo {
             inodes: summary.inodes,
             features: summary.features.clone(),
             journal: summary.journal.present.then(|| JournalInfo::from(&summary.journal)),
-            warnings: summary.warnings.iter().chain(&summary.journal.warnings).cloned().collect(),
+            warnings: super::source::warnings(summary).cloned().collect(),
         }
     }
 }

@@ -56,7 +56,12 @@ impl PortalSan {
         }
         let session = Session::login(&portals, &record.name, &config).await?;
         match self.open_all(&session).await {
-            Ok(open) => Ok(open),
+            Ok(open) => {
+                for note in &open.notes {
+                    tracing::warn!("{}: {note}", record.name);
+                }
+                Ok(open)
+            }
             Err(error) => {
                 log_out(&session).await;
                 Err(error)
@@ -130,7 +135,11 @@ impl PortalSan {
                 )),
             };
             match result {
-                Ok(open) => disk.volumes.push(open),
+                Ok((open, warnings)) => {
+                    disk.volumes.push(open);
+                    let named = |warning: String| format!("{}: {warning}", volume.name);
+                    disk.notes.extend(warnings.into_iter().map(named));
+                }
                 Err(error) => disk.notes.push(format!("{}: {error}", volume.name)),
             }
         }
@@ -141,7 +150,7 @@ impl PortalSan {
         &self,
         device: &Arc<dyn BlockSource>,
         volume: &Volume,
-    ) -> Result<OpenVolume> {
+    ) -> Result<(OpenVolume, Vec<String>)> {
         let ext = Ext::open(Arc::clone(&volume.source), self.context.settings.ext).await?;
         let summary = ext.summary();
         let mut identity = device.len().to_le_bytes().to_vec();
@@ -151,18 +160,21 @@ impl PortalSan {
         let journal = match (summary.journal.present, summary.journal.replayed) {
             (false, _) => "no journal",
             (true, true) => "journal replayed",
+            (true, false) if summary.journal.dirty => "journal not played back",
             (true, false) => "journal clean",
         };
         let path = match volume.name.as_str() {
             "whole" => Vec::new(),
             name => name.split('/').map(str::to_owned).collect(),
         };
-        Ok(OpenVolume {
+        let warnings = super::source::warnings(summary).cloned().collect();
+        let open = OpenVolume {
             path,
             identity,
             summary: format!("{} {:?}, {journal}", summary.kind, summary.label),
             filesystem: Arc::new(ext),
-        })
+        };
+        Ok((open, warnings))
     }
 }
 

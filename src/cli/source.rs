@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::block::{BlockSource, CachePool, ImageFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Filesystem;
-use crate::fs::ext::Ext;
+use crate::fs::ext::{Ext, Summary};
 use crate::fs::ext4_view::Ext4View;
 use crate::iscsi::{self, IscsiUrl, Portal, Session};
 use crate::volume::{self, Content, Scan, Volume};
@@ -161,10 +161,18 @@ pub(crate) async fn open(context: &Context, source: &SourceArg) -> Result<Opened
 /// Opens the file system on `volume` with the reader that was asked for.
 async fn read(context: &Context, volume: &Volume) -> Result<Arc<dyn Filesystem>> {
     let ext = open_ext(context, volume).await?;
+    for warning in warnings(ext.summary()) {
+        tracing::warn!("volume {}: {warning}", volume.name);
+    }
     Ok(match context.settings.engine {
         Engine::Native => Arc::new(ext),
         Engine::Ext4View => Arc::new(Ext4View::open(Arc::new(ext)).await?),
     })
+}
+
+/// What a person should know before believing what is read: damage that was passed over, a journal left aside.
+pub(crate) fn warnings(summary: &Summary) -> impl Iterator<Item = &String> {
+    summary.warnings.iter().chain(&summary.journal.warnings)
 }
 
 /// Opens the ext file system on `volume`, with its journal from `--journal-device` where that is given.

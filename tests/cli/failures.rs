@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
-use crate::common::{Snapbrowse, can_run};
+use crate::common::{Snapbrowse, can_run, run};
 use crate::image::{Image, NEEDS};
 
 const SECRET: &str = "rather-secret-4711";
@@ -176,4 +176,17 @@ fn the_configuration_is_read_and_a_flag_wins() {
     let said = snapbrowse.fails(2, ["--config", other, "discover", "127.0.0.1:9"]);
     assert!(said.contains("pasword"), "{said}");
     snapbrowse.fails(2, ["--config", "/no/such/file", "discover", "127.0.0.1:9"]);
+}
+
+#[test]
+fn what_was_passed_over_at_opening_is_said_before_anything_is_read() {
+    let snapbrowse = Snapbrowse::new();
+    let disk = snapbrowse.home().join("cut.img");
+    run("mke2fs", &["-q", "-t", "ext4", disk.to_str().unwrap(), "16M"]);
+    fs::OpenOptions::new().write(true).open(&disk).unwrap().set_len(12 << 20).unwrap();
+    for command in ["ls", "verify"] {
+        let said = snapbrowse.command([command, disk.to_str().unwrap()]).output().unwrap();
+        let text = String::from_utf8(said.stderr).unwrap();
+        assert!(text.contains("volume whole: ") && text.contains("device"), "{command}: {text}");
+    }
 }
