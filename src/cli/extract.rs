@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// Where to: `/etc` makes DIR/etc
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// Replace files that exist
+    /// Replace files that exist, and the mode, owner and times of directories that do
     #[arg(long)]
     overwrite: bool,
 }

@@ -49,6 +49,34 @@ pub(super) fn apply(target: Target<'_>, attr: &Attr, xattrs: &Xattrs, rights: Ri
     lost.0
 }
 
+/// What of a directory is not as `attr` and `xattrs` say, in words, as far as we could set it; empty where nothing is.
+/// Times are not compared: what was put into the directory has changed them.
+pub(super) fn difference(
+    directory: impl AsFd,
+    attr: &Attr,
+    xattrs: &Xattrs,
+    rights: Rights,
+) -> std::io::Result<String> {
+    let found = rustix::fs::fstat(&directory)?;
+    let mut different = Vec::new();
+    if rights == Rights::Root && (found.st_uid, found.st_gid) != (attr.uid, attr.gid) {
+        different.push("owner".to_owned());
+    }
+    if Mode::from_raw_mode(found.st_mode) != Mode::from_raw_mode(attr.permissions.into()) {
+        different.push("mode".to_owned());
+    }
+    for (name, value) in xattrs {
+        // One byte more than it should have, so that a longer one does not fit or shows.
+        let mut held = vec![0; value.len() + 1];
+        let key = CString::new(name.as_slice())?;
+        match rustix::fs::fgetxattr(&directory, &key, &mut held) {
+            Ok(len) if held[..len] == **value => {}
+            _ => different.push(format!("attribute {}", String::from_utf8_lossy(name))),
+        }
+    }
+    Ok(different.join(", "))
+}
+
 /// What the system lets us set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rights {

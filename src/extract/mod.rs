@@ -31,7 +31,8 @@ use walk::{Extraction, Root};
 /// How to extract.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Replace files that exist. Directories that exist are filled either way.
+    /// Replace files that exist, and give directories that exist the metadata of the image. They are filled either
+    /// way.
     pub overwrite: bool,
 }
 

@@ -262,7 +262,9 @@ async fn existing_files_need_overwrite() {
     fs::create_dir(world.to("d")).unwrap();
     fs::set_permissions(world.to("d"), fs::Permissions::from_mode(0o700)).unwrap();
 
-    world.extract(&image, &["/"]).await.failed_with(&["/f: File exists", "/l: File exists"]);
+    let kept = "/d: the directory exists and keeps its own mode";
+    let outcome = world.extract(&image, &["/"]).await;
+    outcome.failed_with(&[kept, "/f: File exists", "/l: File exists"]);
     assert_eq!(fs::read(world.to("f")).unwrap(), b"old");
     assert_eq!(fs::read(world.to("d/f")).unwrap(), b"new");
     assert_eq!(fs::metadata(world.to("d")).unwrap().mode() & 0o777, 0o700);
@@ -273,6 +275,26 @@ async fn existing_files_need_overwrite() {
     assert_eq!(fs::read_link(world.to("l")).unwrap(), Path::new("new"));
     assert_eq!(fs::metadata(world.to("d")).unwrap().mode() & 0o777, 0o755);
     assert_eq!(world.names(), ["d", "d/f", "f", "l"]);
+}
+
+#[tokio::test]
+async fn a_directory_that_exists_is_compared() {
+    let mut image = MemoryFs::new();
+    let ino = image.directory("/d");
+    let ours = fs::metadata(World::new().to("")).unwrap();
+    (image.node(ino).attr.uid, image.node(ino).attr.gid) = (ours.uid(), ours.gid());
+    let world = World::new();
+    fs::create_dir(world.to("d")).unwrap();
+    fs::set_permissions(world.to("d"), fs::Permissions::from_mode(0o755)).unwrap();
+    world.extract(&image, &["/d"]).await.failed_with(&[]);
+
+    image.node(ino).xattrs.push((b"user.colour".to_vec(), b"red".to_vec()));
+    let kept = "/d: the directory exists and keeps its own attribute user.colour";
+    world.extract(&image, &["/d"]).await.failed_with(&[kept]);
+    let world = world.overwriting();
+    world.extract(&image, &["/d"]).await.failed_with(&[]);
+    let world = World { options: Options::default(), ..world };
+    world.extract(&image, &["/d"]).await.failed_with(&[]);
 }
 
 #[tokio::test]

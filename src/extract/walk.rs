@@ -59,8 +59,9 @@ struct Pending {
     root: usize,
 }
 
-/// A directory whose metadata is set when everything is in it.
+/// A directory whose metadata is set, or compared where it is not ours to set, when everything is in it.
 struct Unfinished {
+    ours: bool,
     to: RelPath,
     from: Vec<u8>,
     attr: Attr,
@@ -193,8 +194,9 @@ impl Extraction {
                 return self.tell(error).map(|()| Vec::new());
             }
         };
-        // What stood there before is not ours to change, unless we are told so; --to itself never is.
-        if made || (self.manner.overwrite && !to.is_root()) {
+        // What stood there before is not ours to change, unless we are told so; --to itself never is, and stands
+        // for nothing in the image.
+        if made || !to.is_root() {
             let xattrs = match read_xattrs(&*self.filesystem, &attr).await {
                 Ok(xattrs) => xattrs,
                 Err(error) => {
@@ -202,8 +204,13 @@ impl Extraction {
                     Vec::new()
                 }
             };
-            let unfinished =
-                Unfinished { to: to.clone(), from: from.clone(), attr: attr.clone(), xattrs };
+            let unfinished = Unfinished {
+                ours: made || self.manner.overwrite,
+                to: to.clone(),
+                from: from.clone(),
+                attr: attr.clone(),
+                xattrs,
+            };
             lock(&self.unfinished).push(unfinished);
         }
         self.report.directory_done();
@@ -390,8 +397,13 @@ impl Extraction {
                 }
             }
             let unfinished = std::mem::take(&mut *lock(&self.unfinished));
-            for directory in unfinished.into_iter().rev() {
+            let (ours, others): (Vec<_>, Vec<_>) =
+                unfinished.into_iter().rev().partition(|directory| directory.ours);
+            for directory in ours {
                 self.finish_directory(&directory);
+            }
+            for directory in others {
+                self.compare_directory(&directory);
             }
             Ok(())
         })
@@ -416,7 +428,7 @@ impl Extraction {
     }
 
     fn finish_directory(&self, unfinished: &Unfinished) {
-        let Unfinished { to, from, attr, xattrs } = unfinished;
+        let Unfinished { to, from, attr, xattrs, .. } = unfinished;
         self.count_foreign(attr);
         let failure = match self.destination.directory(to) {
             Ok(directory) => {
@@ -426,6 +438,26 @@ impl Extraction {
                     return;
                 }
                 Error::new(ErrorKind::Permission, lost).context(String::from_utf8_lossy(from))
+            }
+            Err(error) => put_failed(from, error),
+        };
+        self.report.failure(&failure);
+    }
+
+    /// Says what is not as in the image on a directory that stood there before.
+    fn compare_directory(&self, unfinished: &Unfinished) {
+        let Unfinished { to, from, attr, xattrs, .. } = unfinished;
+        let compare = || {
+            let directory = self.destination.directory(to)?;
+            metadata::difference(directory.fd(), attr, xattrs, self.manner.rights)
+        };
+        let failure = match compare() {
+            Ok(difference) if difference.is_empty() => return,
+            Ok(difference) => {
+                let kept = format!("the directory exists and keeps its own {difference}");
+                Error::new(ErrorKind::Exists, kept)
+                    .with_hint("use --overwrite to restore it")
+                    .context(String::from_utf8_lossy(from))
             }
             Err(error) => put_failed(from, error),
         };
