@@ -65,9 +65,12 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
         let options = Options { overwrite: args.overwrite };
         let work =
             extract::extract(opened.filesystem, &paths, &args.to, options, Arc::clone(&report));
-        progress::show(&bar, &report, work).await?;
-        summarise(settings, &args.to, &report)?;
+        let result = progress::show(&bar, &report, work).await;
         let nothing = report.files() + report.directories() == 0;
+        if result.is_ok() || !nothing {
+            summarise(settings, &args.to, &report)?;
+        }
+        result?;
         Ok(match report.first_failure() {
             None => Exit::Done,
             Some(kind) if nothing => Exit::from(kind),

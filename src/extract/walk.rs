@@ -3,10 +3,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures_util::stream::FuturesUnordered;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -106,6 +106,9 @@ pub(super) struct Extraction {
     given: Mutex<HashMap<RelPath, HashSet<Name>>>,
     seen: Mutex<HashSet<(usize, Ino)>>,
     unfinished: Mutex<Vec<Unfinished>>,
+    /// Why nothing new is begun any more. What is under way comes to its end: files must not appear in a directory
+    /// that is being finished.
+    stopped: OnceLock<Error>,
 }
 
 impl Extraction {
@@ -125,20 +128,21 @@ impl Extraction {
             given: Mutex::default(),
             seen: Mutex::default(),
             unfinished: Mutex::default(),
+            stopped: OnceLock::new(),
         }
     }
 
     /// Copies everything.
     ///
     /// # Errors
-    /// Where the destination takes no more.
+    /// Where the destination takes no more; what is there by then is finished.
     pub(super) async fn run(self, roots: Vec<Root>) -> Result<()> {
         let mut pending = Vec::new();
         for (index, root) in roots.into_iter().enumerate().rev() {
             let Root { name, from, attr } = root;
             match name {
                 Some(name) if attr.file_type != FileType::Directory => {
-                    self.copy_alone(Item { name, from, attr }).await?;
+                    self.copy_alone(Item { name, from, attr }).await;
                 }
                 name => pending.push(Pending {
                     parent: RelPath::default(),
@@ -152,14 +156,14 @@ impl Extraction {
         // Depth first, so that what waits stays small.
         let mut running = FuturesUnordered::new();
         loop {
-            while running.len() < DIRECTORIES {
+            while running.len() < DIRECTORIES && self.stopped.get().is_none() {
                 match pending.pop() {
                     Some(directory) => running.push(self.copy_directory(directory)),
                     None => break,
                 }
             }
             match running.next().await {
-                Some(found) => pending.extend(found?),
+                Some(found) => pending.extend(found),
                 None => break,
             }
         }
@@ -168,30 +172,29 @@ impl Extraction {
     }
 
     /// Copies a file that was asked for by itself.
-    async fn copy_alone(&self, item: Item) -> Result<()> {
+    async fn copy_alone(&self, item: Item) {
         let root = RelPath::default();
-        let directory = self.destination.directory(&root);
-        let directory = directory.map_err(|error| Error::io("open the destination", error))?;
-        match self.claim(item, &root) {
-            Some(item) => self.copy_group(&directory, Group::alone(item)).await,
-            None => Ok(()),
+        let Some(item) = self.claim(item, &root) else { return };
+        match self.destination.directory(&root) {
+            Ok(directory) => self.copy_group(&directory, Group::alone(item)).await,
+            Err(error) => self.tell(put_failed(&item.from, error)),
         }
     }
 
     /// Makes one directory and copies all files in it. Returns the directories in it.
-    async fn copy_directory(&self, pending: Pending) -> Result<Vec<Pending>> {
+    async fn copy_directory(&self, pending: Pending) -> Vec<Pending> {
         let Pending { parent, name, from, attr, root } = pending;
         let named = |error: Error| error.context(String::from_utf8_lossy(&from));
         if !lock(&self.seen).insert((root, attr.ino)) {
             let loops = "a directory that was copied already stands here again; not copied";
             self.report.failure(&named(Error::new(ErrorKind::Corrupt, loops)));
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let (to, directory, made) = match self.make_directory(&parent, name).await {
             Ok(made) => made,
             Err(error) => {
-                let error = put_failed(&from, error);
-                return self.tell(error).map(|()| Vec::new());
+                self.tell(put_failed(&from, error));
+                return Vec::new();
             }
         };
         // What stood there before is not ours to change, unless we are told so; --to itself never is, and stands
@@ -216,12 +219,11 @@ impl Extraction {
         self.report.directory_done();
         let found = Mutex::new(Vec::new());
         let here = Here { from: &from, to: &to, root, found: &found };
-        let groups = stream::try_unfold(0, |cookie| self.next_groups(&here, attr.ino, cookie))
-            .map_ok(|groups| stream::iter(groups.into_iter().map(Ok)))
-            .try_flatten()
+        let groups = stream::unfold(0, |cookie| self.next_groups(&here, attr.ino, cookie))
+            .flat_map(stream::iter)
             .boxed();
-        groups.try_for_each_concurrent(BATCHES, |group| self.copy_group(&directory, group)).await?;
-        Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
+        groups.for_each_concurrent(BATCHES, |group| self.copy_group(&directory, group)).await;
+        found.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn make_directory(
@@ -247,16 +249,18 @@ impl Extraction {
         here: &Here<'_>,
         directory: Ino,
         cookie: u64,
-    ) -> Result<Option<(Vec<Group>, u64)>> {
+    ) -> Option<(Vec<Group>, u64)> {
+        if self.stopped.get().is_some() {
+            return None;
+        }
         let entries = match self.filesystem.readdir(directory, cookie).await {
             Ok(entries) => entries,
             Err(error) => {
                 self.report.failure(&error.context(String::from_utf8_lossy(here.from)));
-                return Ok(None);
+                return None;
             }
         };
-        let Some(last) = entries.last() else { return Ok(None) };
-        let next = last.cookie;
+        let next = entries.last()?.cookie;
         let inodes: Vec<Ino> = entries.iter().map(|entry| entry.ino).collect();
         self.filesystem.prefetch_inodes(&inodes);
         let items: Vec<Option<Item>> = stream::iter(entries)
@@ -281,7 +285,7 @@ impl Extraction {
                 files.push(item);
             }
         }
-        Ok(Some((Group::split(files), next)))
+        Some((Group::split(files), next))
     }
 
     /// What an entry stands for; a failure is told.
@@ -329,9 +333,12 @@ impl Extraction {
         }
     }
 
-    async fn copy_group(&self, directory: &Directory, group: Group) -> Result<()> {
+    async fn copy_group(&self, directory: &Directory, group: Group) {
         let share =
             self.memory.acquire_many(group.share).await.expect("the semaphore is never closed");
+        if self.stopped.get().is_some() {
+            return;
+        }
         let filesystem = &*self.filesystem;
         match group.items {
             Items::Batch(items) => {
@@ -339,21 +346,20 @@ impl Extraction {
                     if let Ok(restored) = &result {
                         self.report.bytes_done(restored.bytes);
                     }
-                    self.count(&item, result)?;
+                    self.count(&item, result);
                 }
             }
             Items::Large(item) => {
                 let progress = |bytes| self.report.bytes_done(bytes);
                 let (item, result) =
                     copy_large(filesystem, directory, item, self.manner, progress).await;
-                self.count(&item, result)?;
+                self.count(&item, result);
             }
         }
         drop(share);
-        Ok(())
     }
 
-    fn count(&self, item: &Item, result: Result<Restored>) -> Result<()> {
+    fn count(&self, item: &Item, result: Result<Restored>) {
         let restored = match result {
             Ok(restored) => restored,
             Err(error) => return self.tell(error),
@@ -366,7 +372,6 @@ impl Extraction {
         if !restored.lost.is_empty() {
             self.report.failure(&item.named(Error::new(ErrorKind::Permission, restored.lost)));
         }
-        Ok(())
     }
 
     fn count_foreign(&self, attr: &Attr) {
@@ -376,13 +381,13 @@ impl Extraction {
         }
     }
 
-    /// Tells of a failure, and gives it back where it makes going on senseless.
-    fn tell(&self, error: Error) -> Result<()> {
-        if takes_no_more(&error) {
-            return Err(error.with_hint("stopped; everything under its own name is complete"));
+    /// Tells of a failure; one that makes going on senseless is kept for the end, and stops everything.
+    fn tell(&self, error: Error) {
+        if !takes_no_more(&error) {
+            self.report.failure(&error);
+        } else if let Err(further) = self.stopped.set(error) {
+            self.report.failure(&further);
         }
-        self.report.failure(&error);
-        Ok(())
     }
 
     /// Makes the further names of files, then gives the directories their metadata, the deepest first: a directory
@@ -393,7 +398,7 @@ impl Extraction {
             for link in later {
                 match self.link(&link, &copied) {
                     Ok(()) => self.report.file_done(),
-                    Err(error) => self.tell(error)?,
+                    Err(error) => self.tell(error),
                 }
             }
             let unfinished = std::mem::take(&mut *lock(&self.unfinished));
@@ -405,7 +410,12 @@ impl Extraction {
             for directory in others {
                 self.compare_directory(&directory);
             }
-            Ok(())
+            match self.stopped.into_inner() {
+                None => Ok(()),
+                Some(error) => Err(error.with_hint(
+                    "stopped; each file under its own name is complete, but not all are there",
+                )),
+            }
         })
         .await
     }

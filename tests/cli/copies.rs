@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -91,6 +91,45 @@ fn extract_in_json_and_in_silence() {
     assert_eq!((&summary["files"], &summary["directories"]), (&1.into(), &1.into()));
     assert_eq!((&summary["bytes"], &summary["failed"]), (&4.into(), &0.into()));
     assert_eq!(image.prints(&["extract", "-q", &source, "/large", "--to", to]), "");
+}
+
+#[test]
+fn a_full_destination_gets_what_fits_finished() {
+    let test = "a_full_destination_gets_what_fits_finished";
+    if !can_run(test, NEEDS) || !can_run(test, &[Need::Program("unshare")]) {
+        return;
+    }
+    let image = Image::new();
+    let tree = image.path("much");
+    fs::create_dir_all(tree.join("d/small")).unwrap();
+    fs::write(tree.join("d/small/one"), "1").unwrap();
+    fs::hard_link(tree.join("d/small/one"), tree.join("d/small/two")).unwrap();
+    // More than fits, in the directory that is read first.
+    fs::write(tree.join("d/large"), vec![1; 4 << 20]).unwrap();
+    fs::set_permissions(tree.join("d"), fs::Permissions::from_mode(0o751)).unwrap();
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    fs::File::open(tree.join("d")).unwrap().set_modified(old).unwrap();
+    image.make("much.img", &tree);
+    let to = image.path("small");
+    fs::create_dir(&to).unwrap();
+    // A mount that nobody else sees, and that goes with the shell.
+    let script = r#"
+        mount -t tmpfs -o size=1m none "$3" || exit 99
+        "$1" extract --json "$2" /d --to "$3"
+        echo "exit $?"
+        stat -c "%n %a %Y" "$3"/d
+        ls "$3"/d
+    "#;
+    let mut shell = image.snapbrowse.command_of("unshare");
+    shell.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+    shell.arg(image.snapbrowse.program()).arg(image.path("much.img")).arg(&to);
+    let output = shell.output().unwrap();
+    let (said, complaint) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(complaint.contains("/d/large: No space left"), "{complaint}");
+    assert!(said.contains("\"directories\": ") && said.contains("exit 1\n"), "{said}{complaint}");
+    assert!(said.contains("/d 751 1000000000\n"), "{said}{complaint}");
+    assert!(!said.contains("snapbrowse-") && !said.contains("large"), "{said}");
 }
 
 #[test]
