@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::fs::ext::JournalMode;
-use crate::iscsi::DigestPolicy;
+use crate::iscsi::{DigestPolicy, IscsiUrl};
 
 use super::mount_options::Mounting;
 use super::units;
@@ -150,6 +151,21 @@ pub(crate) struct SourceArg(pub(crate) OsString);
 impl std::fmt::Debug for SourceArg {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SourceArg(..)")
+    }
+}
+
+impl SourceArg {
+    /// The URL that it is; `None` for a path.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a URL that is not a good one: its password must not come to stand in a message
+    /// about a file of that name.
+    pub(crate) fn url(&self) -> Result<Option<IscsiUrl>> {
+        if !IscsiUrl::is_meant_by(&self.0.to_string_lossy()) {
+            return Ok(None);
+        }
+        let not_text = || Error::new(ErrorKind::Usage, "iSCSI URL: not UTF-8");
+        self.0.to_str().ok_or_else(not_text)?.parse().map(Some)
     }
 }
 

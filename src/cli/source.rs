@@ -76,10 +76,9 @@ impl Location {
     /// # Errors
     /// [`ErrorKind::Usage`] for a URL that is none, or that names a portal only.
     pub(crate) fn parse(source: &SourceArg) -> Result<Self> {
-        let Some(text) = source.0.to_str().filter(|text| text.starts_with("iscsi://")) else {
+        let Some(url) = source.url()? else {
             return Ok(Self::Image(PathBuf::from(&source.0)));
         };
-        let url: IscsiUrl = text.parse()?;
         match url.target.clone() {
             Some(target) => Ok(Self::Lun { url, target }),
             None => Err(Error::new(

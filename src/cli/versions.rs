@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{FileType, Filesystem, LastLink, resolve};
-use crate::iscsi::{self, IscsiUrl};
+use crate::iscsi;
 
 use super::args::SourceArg;
 use super::entry::{Entry, EntryJson, mode_string};
@@ -102,9 +102,7 @@ async fn expand(
 ) -> Result<Vec<SourceArg>> {
     let mut all = Vec::new();
     for source in sources.into_iter().map(SourceArg::from) {
-        let url = source.0.to_str().filter(|text| text.starts_with("iscsi://"));
-        let url: Option<IscsiUrl> = url.map(str::parse).transpose()?;
-        let Some(portal) = url.filter(|url| url.target.is_none()) else {
+        let Some(portal) = source.url()?.filter(|url| url.target.is_none()) else {
             all.push(source);
             continue;
         };
@@ -112,7 +110,7 @@ async fn expand(
         match iscsi::discover(&portal.portals, &config).await {
             Ok(records) => {
                 // What stands before the host, a login, goes with each target.
-                let prefix = source.0.to_string_lossy().trim_end_matches('/').to_owned();
+                let prefix = source.0.to_string_lossy().trim().trim_end_matches('/').to_owned();
                 let url = |record: iscsi::TargetRecord| format!("{prefix}/{}", record.name);
                 all.extend(records.into_iter().map(|record| SourceArg(url(record).into())));
             }

@@ -1,6 +1,7 @@
 //! The URL form of libiscsi and QEMU.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -33,8 +34,10 @@ impl FromStr for Portal {
     type Err = Error;
 
     /// `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address.
+    ///
+    /// What stands here by mistake may be part of a password, so no message repeats more than a host's name.
     fn from_str(text: &str) -> Result<Self> {
-        let bad = |why: &str| Error::new(ErrorKind::Usage, format!("portal \"{text}\": {why}"));
+        let bad = |why: &str| Error::new(ErrorKind::Usage, format!("portal: {why}"));
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (host, rest) = rest.split_once(']').ok_or_else(|| bad("the `[` is not closed"))?;
             match rest.strip_prefix(':') {
@@ -52,16 +55,34 @@ impl FromStr for Portal {
         if host.is_empty() {
             return Err(bad("no host"));
         }
+        if !is_host(host) {
+            return Err(bad("the host is neither a name nor an address").with_hint(APART));
+        }
         let port = match port {
             None => DEFAULT_PORT,
             Some(port) => match port.parse() {
-                Ok(0) | Err(_) => return Err(bad("the port is a number from 1 to 65535")),
+                Ok(0) | Err(_) => {
+                    return Err(bad(&format!("{host}: the port is a number from 1 to 65535")));
+                }
                 Ok(port) => port,
             },
         };
         Ok(Self { host: host.to_owned(), port })
     }
 }
+
+/// Whether it can be asked for: an IPv6 address, perhaps with its zone, or a text without what no name has and a
+/// password may have.
+fn is_host(text: &str) -> bool {
+    if text.contains(':') {
+        let address = text.split_once('%').map_or(text, |(address, _)| address);
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    !text.contains(|c: char| "@%?#\"'\\".contains(c) || c.is_whitespace() || c.is_control())
+}
+
+/// What helps where a URL's account cannot be told from the rest.
+const APART: &str = "a user and a password with special characters are given apart from the URL: --user, --password-file";
 
 /// `iscsi://[user[%password]@]host[:port][,host[:port]...][/target[/lun]][?key=value&...]`.
 ///
@@ -87,20 +108,23 @@ pub struct IscsiUrl {
     pub lun: Option<u64>,
 }
 
+impl IscsiUrl {
+    /// Whether a text is meant as a URL of this form, be it a good one or not.
+    pub fn is_meant_by(text: &str) -> bool {
+        after_scheme(text).is_some()
+    }
+}
+
 impl FromStr for IscsiUrl {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
         // The text may hold a password: no message repeats it.
         let bad = |why: String| Error::new(ErrorKind::Usage, format!("iSCSI URL: {why}"));
-        let rest = text
-            .strip_prefix("iscsi://")
-            .ok_or_else(|| bad("it does not begin with iscsi://".into()))?;
+        let rest =
+            after_scheme(text).ok_or_else(|| bad("it does not begin with iscsi://".into()))?;
+        let (account, rest) = split_account(rest)?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (account, rest) = match rest.split_once('@') {
-            Some((account, rest)) => (Some(account), rest),
-            None => (None, rest),
-        };
         let (user, password) = match account {
             None => (None, None),
             Some(account) => match account.split_once('%').or_else(|| account.split_once(':')) {
@@ -149,6 +173,33 @@ impl FromStr for IscsiUrl {
         }
         Ok(url)
     }
+}
+
+/// What follows `iscsi://`, in capitals or not, with white space around it or not.
+fn after_scheme(text: &str) -> Option<&str> {
+    let (scheme, rest) = text.trim().split_once("://")?;
+    scheme.eq_ignore_ascii_case("iscsi").then_some(rest)
+}
+
+/// `user`, `user%password` or `user:password`, and what follows its `@`.
+///
+/// A password may hold any character, an `@` too: the account ends at the last `@` in front of the `/` that ends the
+/// hosts. Where it could end at several places nothing is guessed, for the rest would be taken for a host.
+fn split_account(rest: &str) -> Result<(Option<&str>, &str)> {
+    let Some(first) = rest.find('@') else { return Ok((None, rest)) };
+    // A `?` behind a `/` begins the keys, and the `@` belongs to one of their values.
+    let before = &rest[..first];
+    if before.split_once('?').is_some_and(|(place, _)| place.contains('/')) {
+        return Ok((None, rest));
+    }
+    let end = rest[first..].find('/').map_or(rest.len(), |slash| first + slash);
+    let last = rest[..end].rfind('@').expect("the first one is in front of the `/`");
+    let user = before.split_once('%').map_or(before, |(user, _)| user);
+    if user.contains('?') || rest[first..last].contains('?') {
+        let message = "iSCSI URL: a `?` in front of an `@`: where the password ends is not clear";
+        return Err(Error::new(ErrorKind::Usage, message).with_hint(APART));
+    }
+    Ok((Some(&rest[..last]), &rest[last + 1..]))
 }
 
 /// `%XX` escapes; the result must be UTF-8, as iSCSI names are (RFC 7143 section 4.2.7).
@@ -215,6 +266,27 @@ mod tests {
     }
 
     #[test]
+    fn a_password_may_hold_what_separates_other_parts() {
+        for (text, secret) in [
+            ("iscsi://bob%sec@ret@h:1/iqn.x/0", "sec@ret"),
+            ("iscsi://bob%se?cret@h:1/iqn.x/0", "se?cret"),
+            ("iscsi://bob%se/cr@et@h:1/iqn.x/0", "se/cr@et"),
+            ("iscsi://bob:s%ecret@h:1/iqn.x/0?target_password=a@b", "ecret"),
+            (" ISCSI://bob%secret@h:1/iqn.x/0\n", "secret"),
+        ] {
+            let url = parse(text);
+            assert_eq!(url.portals, [Portal { host: "h".into(), port: 1 }], "{text}");
+            assert_eq!(url.password.unwrap().0.expose_secret(), secret, "{text}");
+            assert_eq!((url.target.as_deref(), url.lun), (Some("iqn.x"), Some(0)), "{text}");
+            assert!(IscsiUrl::is_meant_by(text));
+        }
+        let url = parse("iscsi://h/iqn.x/0?target_password=a@b/c@d");
+        assert_eq!(url.target_password.unwrap().0.expose_secret(), "a@b/c@d");
+        assert!(url.user.is_none());
+        assert!(!IscsiUrl::is_meant_by("a/iscsi://h") && !IscsiUrl::is_meant_by("iscsi.img"));
+    }
+
+    #[test]
     fn nonsense_is_refused_without_repeating_a_password() {
         for text in [
             "http://x/",
@@ -230,6 +302,13 @@ mod tests {
             "iscsi://h/iqn.%+1",
             "iscsi://h/iqn.%ff/0",
             "iscsi://bob%secret@h/iqn.x/0/1",
+            "iscsi://bob%secret/iqn.x/0",
+            "iscsi://bob:secret/iqn.x/0",
+            "iscsi://bob%secret:a:b/iqn.x/0",
+            "iscsi://bob%x/secret?secret@h/iqn.x/0",
+            "iscsi://h?target_password=x@secret",
+            "iscsi://bob%x@h?target_password=x@secret/0",
+            "iscsi://bob%x@[secret/0",
             "iscsi://h/iqn.x/0?header_digest=md5",
         ] {
             let error = text.parse::<IscsiUrl>().unwrap_err();

@@ -144,6 +144,11 @@ fn a_secret_in_the_url_is_never_repeated() {
         (format!("iscsi://alice%{SECRET}@127.0.0.1:9/iqn.2026-01.test:t/zero"), 2),
         (format!("iscsi://alice%{SECRET}@127.0.0.1:99999/iqn.2026-01.test:t/0"), 2),
         (format!("iscsi://alice%{SECRET}@127.0.0.1:9"), 2),
+        (format!("iscsi://alice%x@{SECRET}@127.0.0.1:9/iqn.2026-01.test:t/0"), 11),
+        (format!("iscsi://alice%{SECRET}?x@127.0.0.1:9/iqn.2026-01.test:t/0"), 11),
+        (format!("iscsi://alice%{SECRET}/iqn.2026-01.test:t/0"), 2),
+        (format!("iscsi://alice:{SECRET}/iqn.2026-01.test:t/0"), 2),
+        (format!(" ISCSI://alice%{SECRET}@127.0.0.1:9/iqn.2026-01.test:t/0"), 11),
     ] {
         for arguments in
             [&["ls", &url, "-vvv"][..], &["cat", &url, "/x"], &["extract", &url, "/", "--to=."]]
