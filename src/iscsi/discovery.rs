@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use super::connect::{
     Connection, LoginFailure, log_in_patiently, parse_target_address, random_isid, receive, send,
 };
-use super::pdu::{Incoming, LogoutReason, LogoutRequest, NO_TAG, Outgoing, TextRequest};
+use super::pdu::{Digests, Incoming, LogoutReason, LogoutRequest, NO_TAG, Outgoing, TextRequest};
 use super::proto::{LoginTarget, TextAnswer, Window, pairs};
 use super::{Config, DigestPolicy, Portal};
 
@@ -81,85 +81,111 @@ async fn ask(portal: &Portal, config: &Config) -> Result<Vec<TargetRecord>> {
         ..config.clone()
     };
     let login = log_in_patiently(portals, &LoginTarget::Discovery, &config, random_isid()?);
-    let Connection { mut stream, mut inbox, mut window, .. } = login.await?;
-    let answer = timeout_at(end, send_targets(&mut stream, &mut inbox, &mut window)).await;
-    let answer = match answer {
+    let Connection { stream, inbox, window, .. } = login.await?;
+    let mut exchange = Exchange { stream, inbox, window, is_leaving: false };
+    let answer = match timeout_at(end, exchange.send_targets()).await {
         Ok(Ok(text)) => parse(&text, portal),
         Ok(Err(failure)) => Err(failure.error),
         Err(_) => Err(Error::new(ErrorKind::Timeout, "no answer to SendTargets")),
     };
-    let answer = answer.map_err(|error| error.context(portal))?;
-    let _ = timeout(LOGOUT_LIMIT, log_out(&mut stream, &mut inbox, &mut window)).await;
-    Ok(answer)
+    let _ = timeout(LOGOUT_LIMIT, exchange.log_out()).await;
+    answer.map_err(|error| error.context(portal))
 }
 
-/// The whole answer, over as many PDUs as the target takes.
-async fn send_targets(
-    stream: &mut TcpStream,
-    inbox: &mut BytesMut,
-    window: &mut Window,
-) -> Result<Vec<u8>, LoginFailure> {
-    let mut answer = TextAnswer::default();
-    let (mut lun, mut ttt, mut text) = ([0; 8], NO_TAG, b"SendTargets=All\0".to_vec());
-    loop {
-        // Not immediate, so that every target counts it alike.
-        let request = TextRequest {
-            lun,
-            itt: ITT,
-            ttt,
-            cmd_sn: window.take(),
-            exp_stat_sn: window.exp_stat_sn(),
-            text: std::mem::take(&mut text),
-        };
-        send(stream, request.encode()).await?;
-        let response = loop {
-            match receive(stream, inbox).await? {
-                (Incoming::Text(response), segment) if response.itt == ITT => {
-                    answer.add(&segment)?;
-                    break response;
+/// A discovery session from its login to its logout.
+struct Exchange {
+    stream: TcpStream,
+    inbox: BytesMut,
+    window: Window,
+    is_leaving: bool,
+}
+
+impl Exchange {
+    /// The whole answer, over as many PDUs as the target takes.
+    async fn send_targets(&mut self) -> Result<Vec<u8>, LoginFailure> {
+        let mut answer = TextAnswer::default();
+        let (mut lun, mut ttt, mut text) = ([0; 8], NO_TAG, b"SendTargets=All\0".to_vec());
+        loop {
+            // Not immediate, so that every target counts it alike.
+            let request = TextRequest {
+                lun,
+                itt: ITT,
+                ttt,
+                cmd_sn: self.window.take(),
+                exp_stat_sn: self.window.exp_stat_sn(),
+                text: std::mem::take(&mut text),
+            };
+            send(&mut self.stream, request.encode()).await?;
+            let response = loop {
+                match receive(&mut self.stream, &mut self.inbox).await? {
+                    (Incoming::Text(response), segment) if response.itt == ITT => {
+                        answer.add(&segment)?;
+                        break response;
+                    }
+                    (Incoming::NopIn(_) | Incoming::Async(_), _) => {}
+                    (Incoming::Reject(reject), _) => {
+                        let message = format!("SendTargets was rejected: {}", reject.reason_name());
+                        return Err(Error::new(ErrorKind::Protocol, message).into());
+                    }
+                    _ => {
+                        let message = "the target answered SendTargets with something else";
+                        return Err(Error::new(ErrorKind::Protocol, message).into());
+                    }
                 }
-                (Incoming::NopIn(_) | Incoming::Async(_), _) => {}
-                (Incoming::Reject(reject), _) => {
-                    let message = format!("SendTargets was rejected: {}", reject.reason_name());
-                    return Err(Error::new(ErrorKind::Protocol, message).into());
-                }
-                _ => {
-                    let message = "the target answered SendTargets with something else";
-                    return Err(Error::new(ErrorKind::Protocol, message).into());
-                }
+            };
+            self.window.update(response.sequence);
+            self.window.acknowledge(response.sequence);
+            if response.last && !response.more {
+                return Ok(answer.take());
             }
-        };
-        window.update(response.sequence);
-        window.acknowledge(response.sequence);
-        if response.last && !response.more {
-            return Ok(answer.take());
+            (lun, ttt) = (response.lun, response.ttt);
         }
-        (lun, ttt) = (response.lun, response.ttt);
+    }
+
+    async fn log_out(&mut self) -> Result<(), LoginFailure> {
+        self.is_leaving = true;
+        let request = self.logout_request();
+        send(&mut self.stream, request).await?;
+        while !matches!(receive(&mut self.stream, &mut self.inbox).await?.0, Incoming::Logout(_)) {}
+        Ok(())
+    }
+
+    fn logout_request(&self) -> Outgoing {
+        let reason = LogoutReason::CloseSession;
+        let (cmd_sn, exp_stat_sn) = (self.window.current(), self.window.exp_stat_sn());
+        let request = LogoutRequest { reason, itt: 2, cmd_sn, exp_stat_sn };
+        Outgoing { bhs: request.encode(), data: Vec::new() }
     }
 }
 
-async fn log_out(
-    stream: &mut TcpStream,
-    inbox: &mut BytesMut,
-    window: &mut Window,
-) -> Result<(), LoginFailure> {
-    let reason = LogoutReason::CloseSession;
-    let (cmd_sn, exp_stat_sn) = (window.current(), window.exp_stat_sn());
-    let request = LogoutRequest { reason, itt: 2, cmd_sn, exp_stat_sn };
-    send(stream, Outgoing { bhs: request.encode(), data: Vec::new() }).await?;
-    while !matches!(receive(stream, inbox).await?.0, Incoming::Logout(_)) {}
-    Ok(())
+/// Whoever asked does not wait for the answer any more, because of a signal. Nothing can be awaited here, but the
+/// request fits into the socket's buffer, and the kernel sends it before it closes the connection.
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.is_leaving {
+            let mut out = BytesMut::new();
+            self.logout_request().write(Digests::default(), &mut out);
+            // Where the connection is broken there is nothing to log out of.
+            let _ = self.stream.try_write(&out);
+        }
+    }
 }
 
 /// TargetName begins a record, TargetAddress adds a portal to it, other keys are not for us. A target without an
-/// address is where we asked (appendix C).
+/// address is where we asked (appendix C). What is no address is passed over: the other targets are there all the same.
 fn parse(text: &[u8], asked: &Portal) -> Result<Vec<TargetRecord>> {
     let mut records: Vec<TargetRecord> = Vec::new();
     for (key, value) in pairs(text)? {
         match (&*key, records.last_mut()) {
             ("TargetName", _) => records.push(TargetRecord { name: value, portals: Vec::new() }),
             ("TargetAddress", Some(record)) => {
-                let portal = in_zone_of(parse_target_address(&value)?, asked);
+                let portal = match parse_target_address(&value) {
+                    Ok(portal) => in_zone_of(portal, asked),
+                    Err(error) => {
+                        tracing::warn!("{}: {error}", record.name);
+                        continue;
+                    }
+                };
                 let tag = value.rsplit_once(',').and_then(|(_, tag)| tag.parse().ok()).unwrap_or(0);
                 record.portals.push((portal, tag));
             }
@@ -211,6 +237,7 @@ mod tests {
         assert_eq!(zoned[0].portals[0].0, portal("10.0.0.1"));
         assert_eq!(zoned[0].portals[1].0, portal("[fe80::1%eth1]:3261"));
         assert_eq!(parse(b"", &portal("san")).unwrap(), []);
-        assert!(parse(b"TargetName=iqn.a\0TargetAddress=:x\0", &portal("san")).is_err());
+        let odd = parse(b"TargetName=iqn.a\0TargetAddress=:x\0", &portal("san")).unwrap();
+        assert_eq!(odd[0].portals, [(portal("san"), 0)]);
     }
 }

@@ -75,6 +75,18 @@ async fn a_discovery_that_is_never_answered_is_an_error_at_the_deadline() {
     rig.server.inject(Rule::new(On::Text, Fault::Silence).always());
     let error = rig.bounded(discover(&rig.portals(), &rig.config)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert_eq!(rig.server.stats().logouts, 1);
+}
+
+#[tokio::test]
+async fn a_discovery_that_is_broken_off_logs_out() {
+    let rig = Rig::with(many(2)).await;
+    rig.server.inject(Rule::new(On::Text, Fault::Silence).always());
+    let (portals, config) = (rig.portals(), rig.config.clone());
+    let asking = tokio::spawn(async move { discover(&portals, &config).await });
+    rig.bounded(rig.server.wait_for(|stats| stats.texts == 1)).await;
+    asking.abort();
+    rig.bounded(rig.server.wait_for(|stats| stats.logouts == 1)).await;
 }
 
 #[tokio::test]

@@ -466,6 +466,7 @@ impl FullFeature {
     }
 
     async fn text(&mut self, pdu: &Pdu) {
+        self.shared().counters.update(|stats| stats.texts += 1);
         let faults = self.faults(&Occasion::Text);
         let size = faults.iter().find_map(|fault| match fault {
             Fault::Pieces(size) => Some((*size).max(1)),

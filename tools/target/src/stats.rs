@@ -22,6 +22,8 @@ pub struct Stats {
     pub normal_sessions: u64,
     /// Logins that reached the full-feature phase of a discovery session.
     pub discovery_sessions: u64,
+    /// Text requests.
+    pub texts: u64,
     /// Logout requests.
     pub logouts: u64,
     /// SCSI commands by operation code and service action (0 for those that have none).
