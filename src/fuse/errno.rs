@@ -40,8 +40,8 @@ pub(super) fn errno(kind: ErrorKind) -> Errno {
     Errno::from_i32(raw.raw_os_error())
 }
 
-/// The errno of a failed `read(2)`: programs know `EIO` for a device that is gone, not `EHOSTUNREACH`.
-pub(super) fn read_errno(kind: ErrorKind) -> Errno {
+/// The errno of a failure of what is open already: programs know `EIO` for a device that is gone, not `EHOSTUNREACH`.
+pub(super) fn device_errno(kind: ErrorKind) -> Errno {
     match kind {
         ErrorKind::Connect | ErrorKind::Login | ErrorKind::Timeout => Errno::EIO,
         kind => errno(kind),
@@ -79,8 +79,8 @@ mod tests {
 
     #[test]
     fn a_lost_target_is_eio_to_a_reader_and_named_to_a_visitor() {
-        assert_eq!(read_errno(ErrorKind::Connect).code(), 5);
-        assert_eq!(read_errno(ErrorKind::Timeout).code(), 5);
+        assert_eq!(device_errno(ErrorKind::Connect).code(), 5);
+        assert_eq!(device_errno(ErrorKind::Timeout).code(), 5);
         assert_eq!(errno(ErrorKind::Connect).code(), 113);
         assert_eq!(errno(ErrorKind::Timeout).code(), 110);
     }

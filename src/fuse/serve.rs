@@ -17,7 +17,7 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
-use super::errno::{errno, is_ordinary, read_errno};
+use super::errno::{device_errno, errno, is_ordinary};
 use super::handles::Handles;
 use super::node;
 use super::view::{Full, Listing, SeekTo, View, Want};
@@ -103,7 +103,8 @@ fn refuse(request: &str, view: &View, node: INodeNo, error: &Error) -> Errno {
     if !is_ordinary(error.kind()) {
         tracing::warn!("{request} {}: {error}", view.ino(node));
     }
-    errno(error.kind())
+    // In a tree of targets it helps to know which of them refuse a login; one file system is one device, open already.
+    if view.is_a_tree_of_targets() { errno(error.kind()) } else { device_errno(error.kind()) }
 }
 
 impl fuser::Filesystem for Server {
@@ -208,7 +209,7 @@ impl fuser::Filesystem for Server {
                 Ok(segments) => reply.data(&segments.into_bytes()),
                 Err(error) => {
                     refuse("read", &view, node, &error);
-                    reply.error(read_errno(error.kind()));
+                    reply.error(device_errno(error.kind()));
                 }
             }
         });

@@ -9,7 +9,7 @@ use fuser::{FileAttr, Generation, INodeNo};
 
 use super::node::{self, Nodes, Shown};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{Attr, DirEntry, FileReader, Filesystem, Ino, StatFs};
+use crate::fs::{Attr, DirEntry, FileReader, Filesystem, Ino, StatFs, UNCHANGING};
 
 /// A file system as the kernel is shown it.
 ///
@@ -58,6 +58,11 @@ impl View {
     /// How long the kernel may keep what it is told of a node, and of the names in it.
     pub(super) fn lifetime(&self, node: INodeNo) -> Duration {
         self.fs.lifetime(self.ino(node))
+    }
+
+    /// Whether there is more below the root than the one file system of a snapshot, which never changes.
+    pub(super) fn is_a_tree_of_targets(&self) -> bool {
+        self.lifetime(INodeNo::ROOT) != UNCHANGING
     }
 
     pub(super) async fn attr(&self, node: INodeNo) -> Result<FileAttr> {
