@@ -90,11 +90,8 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
     }
     if args.luns {
         for target in &mut found.targets {
-            match luns(context, target).await {
+            match luns(context, target, &mut tally).await {
                 Ok(luns) => {
-                    for error in luns.iter().filter_map(|lun| lun.error.as_ref()) {
-                        tracing::debug!("{}: {error}", target.name);
-                    }
                     target.luns = Some(luns);
                     tally.done();
                 }
@@ -141,7 +138,7 @@ fn add(targets: &mut Vec<Target>, url: &IscsiUrl, records: Vec<iscsi::TargetReco
     }
 }
 
-async fn luns(context: &Context, target: &Target) -> Result<Vec<FoundLun>> {
+async fn luns(context: &Context, target: &Target, tally: &mut Tally) -> Result<Vec<FoundLun>> {
     // The portals that told us of the target can be reached; others that it lists may stand in another network.
     let listed = target.portals.iter().map(|listed| &listed.portal);
     let (mut portals, others): (Vec<_>, Vec<_>) =
@@ -160,7 +157,11 @@ async fn luns(context: &Context, target: &Target) -> Result<Vec<FoundLun>> {
         };
         let (volumes, error) = match volumes {
             Ok(volumes) => (volumes, None),
-            Err(error) => (Vec::new(), Some(error.to_string())),
+            Err(error) => {
+                let said = error.to_string();
+                tally.failed(&error.context(&target.name));
+                (Vec::new(), Some(said))
+            }
         };
         found.push(FoundLun {
             lun: info.lun,

@@ -7,6 +7,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use snapbrowse_target::{Config, Disk, Fault, Lun, On, Rule, Sense, Server, Target};
+
 use crate::common::{Need, Snapbrowse, TgtTarget, Tgtd, can_run, crashed_disk, free_port};
 
 const NEEDS: &[Need] = &[Need::Program("tgtd")];
@@ -211,4 +213,18 @@ fn what_is_not_there_is_named() {
     }
     let said = snapbrowse.fails(10, ["ls", &tgtd.url(&target, 77), "/"]);
     assert!(said.contains("77") && said.contains('1'), "which LUNs there are: {said}");
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_makes_a_listing_partly_done() {
+    let disk = crashed_disk();
+    let lun = Lun::new(1, "serial-1", Disk::open(disk.path().join("dirty-ext3.img")).unwrap());
+    let config =
+        Config { targets: vec![Target::new("iqn.2026-01.test:bad").lun(lun)], ..Config::default() };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = runtime.block_on(Server::start(config)).unwrap();
+    server.inject(Rule::new(On::Read, Fault::Status(2, Some(Sense::new(3, 0x11, 0)))).always());
+    let portal = format!("iscsi://{}", server.portal());
+    let said = Snapbrowse::new().fails(3, ["discover", "--luns", &portal]);
+    assert!(said.contains("iqn.2026-01.test:bad: LUN 1"), "{said}");
 }
