@@ -167,10 +167,14 @@ async fn unless_interrupted<T: Send + 'static>(
 }
 
 fn joined<T>(result: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    match result.map_err(tokio::task::JoinError::try_into_panic) {
+    match result {
         Ok(result) => result,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        Err(Err(_)) => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
+        // It has said itself where it happened. An error, so that the sessions are logged out of.
+        Err(error) if error.is_panic() => {
+            Err(Error::new(ErrorKind::Io, "a fault in snapbrowse itself ended the command")
+                .with_hint("report it with the lines above"))
+        }
+        Err(_) => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
     }
 }
 
@@ -222,6 +226,14 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_so_that_the_logout_takes_place() {
+        let mut signals = Signals::listen().unwrap();
+        let work = async { panic!("as intended") };
+        let error = unless_interrupted::<()>(&mut signals, work).await.unwrap_err();
+        assert_eq!(Exit::from(error.kind()), Exit::Failed);
+    }
 
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {
