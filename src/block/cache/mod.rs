@@ -229,6 +229,25 @@ impl Device {
         parts.sort_unstable_by_key(|(start, _)| *start);
         parts
     }
+
+    /// The bytes `part` of a read under way.
+    ///
+    /// A read is longer than what was asked for: whole pages, small gaps closed, hints. Where its blocks cannot all
+    /// be read, that is no reason to refuse those that can: exactly the part is asked for then.
+    async fn land_part(&self, flight: &Flight, part: Range<u64>) -> Result<Segments> {
+        let whole = &flight.wanted.range;
+        let len = (part.end - part.start) as usize;
+        match flight.answer.wait().await {
+            Ok(answer) => {
+                let from = (part.start - whole.start) as usize;
+                Ok(answer.slice(from..from + len))
+            }
+            Err(error) if error.kind() == ErrorKind::Medium && part != *whole => {
+                self.source.read_at(part.start, len).await
+            }
+            Err(error) => Err(error.clone()),
+        }
+    }
 }
 
 impl Drop for Device {
@@ -327,10 +346,7 @@ impl BlockSource for Cache {
                 match part {
                     Part::Here(here) => answer.append(here),
                     Part::Coming(flight, range) => {
-                        let whole = flight.answer.wait().await.clone()?;
-                        let from = range.start - flight.wanted.range.start;
-                        let to = range.end - flight.wanted.range.start;
-                        answer.append(whole.slice(from as usize..to as usize));
+                        answer.append(self.device.land_part(&flight, range).await?);
                     }
                 }
             }

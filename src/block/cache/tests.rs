@@ -357,6 +357,34 @@ async fn a_source_that_answers_short_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_bad_block_fails_alone() {
+    /// The byte at 5000 cannot be read.
+    struct Scratched;
+    impl BlockSource for Scratched {
+        fn len(&self) -> u64 {
+            1 << 20
+        }
+        fn block_size(&self) -> u32 {
+            512
+        }
+        fn read_at(&self, offset: u64, len: usize) -> ReadFuture<'_> {
+            let bad = (offset..offset + len as u64).contains(&5000);
+            Box::pin(async move {
+                match bad {
+                    true => Err(Error::new(ErrorKind::Medium, "unrecovered read error")),
+                    false => Ok(Segments::zeros(len)),
+                }
+            })
+        }
+    }
+    let cache = CachePool::new(1 << 20).cache(Arc::new(Scratched));
+    // The page of both, 4096 to 8192, holds the bad byte.
+    assert_eq!(cache.read_at(4096, 512).await.unwrap().len(), 512);
+    assert_eq!(cache.read_at(5500, 3000).await.unwrap().len(), 3000);
+    assert_eq!(cache.read_at(4608, 512).await.unwrap_err().kind(), ErrorKind::Medium);
+}
+
+#[tokio::test]
 async fn a_source_that_panics_leaves_nobody_waiting() {
     struct Panics;
     impl BlockSource for Panics {
