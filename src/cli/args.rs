@@ -77,6 +77,11 @@ impl Command {
         }
     }
 
+    /// Whether the command may read with another engine than [`Engine::Native`]: one that says enough for it.
+    pub(crate) fn takes_engines(&self) -> bool {
+        matches!(self, Self::Ls(_) | Self::Cat(_) | Self::Extract(_))
+    }
+
     /// Whether the command goes on in the background after the program has returned.
     pub(crate) fn leaves(&mut self) -> bool {
         self.mounting().is_some_and(|mounting| !mounting.foreground)
@@ -98,7 +103,7 @@ pub(crate) struct GlobalArgs {
     /// The superblock to use, as a block of the file system [default: the first that is whole]
     #[arg(long, global = true, value_name = "BLOCK", help_heading = "Reading")]
     pub(crate) sb: Option<u64>,
-    /// The ext reader to use
+    /// The ext reader to use; ls, cat and extract take another than native
     #[arg(long, global = true, value_enum, value_name = "NAME", help_heading = "Reading")]
     pub(crate) engine: Option<Engine>,
     /// Memory for blocks that were read [default: 256MiB]
@@ -223,6 +228,7 @@ pub(crate) enum Engine {
     /// The reader of this program
     #[default]
     Native,
-    /// The `ext4-view` crate over this program's journal overlay: a second opinion
+    /// The `ext4-view` crate over this program's journal overlay: a second opinion, without devices, hard links
+    /// and extended attributes
     Ext4View,
 }

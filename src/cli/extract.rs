@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::extract::{self, Options, Report};
 
-use super::args::SourceArg;
+use super::args::{Engine, SourceArg};
 use super::exit::Exit;
 use super::output::{Output, printable};
 use super::settings::Settings;
@@ -56,6 +56,12 @@ struct Summary {
 pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
     source::with_filesystem(context, &args.source, async |opened| {
         let settings = &context.settings;
+        if settings.engine == Engine::Ext4View {
+            tracing::warn!(
+                "ext4-view does not tell of hard links and extended attributes: links become files of their own, \
+                 attributes and ACLs are left out"
+            );
+        }
         let bar = progress::bar(settings);
         let report = {
             let bar = bar.clone();

@@ -45,7 +45,7 @@ use tracing::Level;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Engine};
 use background::Background;
 use exit::Exit;
 use mount_helper::Helper;
@@ -91,7 +91,12 @@ fn run(cli: Cli, background: Option<Background>) -> Result<Exit> {
     if let Some(mounting) = command.mounting() {
         mount_options::apply(mounting, &mut global)?;
     }
-    let context = Arc::new(Context::new(Settings::resolve(global)?));
+    let settings = Settings::resolve(global)?;
+    if settings.engine != Engine::Native && !command.takes_engines() {
+        let why = "--engine: only ls, cat and extract take another reader than native";
+        return Err(Error::new(ErrorKind::Usage, why));
+    }
+    let context = Arc::new(Context::new(settings));
     let shared = Arc::clone(&context);
     match command {
         Command::Umount(args) => umount::run(&context, &args),

@@ -5,7 +5,8 @@
 //! - inode numbers are given out in the order in which paths are met (the root is 2): they hold for this open
 //!   file system only, and hard links look like separate files, each with one link;
 //! - the time of the last change of an inode is given as that of its contents, the blocks in use are computed from
-//!   the size, device numbers are zero, and there are no extended attributes;
+//!   the size, and there are no extended attributes;
+//! - devices have no numbers and are refused;
 //! - holes look like zeros: a file is one range of data.
 //!
 //! Its known faults (unwritten extents shown as data among them) are its own: `native` is the engine to restore
@@ -72,7 +73,7 @@ impl Filesystem for Ext4View {
             let path = view.path(ino)?;
             let metadata =
                 view.ext4.symlink_metadata(path).map_err(|error| failed(&error, path))?;
-            Ok(attr(ino, &metadata))
+            attr(ino, &metadata)
         }))
     }
 
@@ -328,14 +329,19 @@ impl View {
     }
 }
 
-fn attr(ino: Ino, metadata: &Metadata) -> Attr {
+fn attr(ino: Ino, metadata: &Metadata) -> Result<Attr> {
+    let file_type = file_type(metadata.file_type());
+    if matches!(file_type, FileType::CharDevice | FileType::BlockDevice) {
+        let why = "ext4-view does not tell the number of a device";
+        return Err(Error::new(ErrorKind::Unsupported, why));
+    }
     let time = |time: ext4_view::Timestamp| Timestamp {
         seconds: time.seconds(),
         nanoseconds: time.nanoseconds(),
     };
-    Attr {
+    Ok(Attr {
         ino,
-        file_type: file_type(metadata.file_type()),
+        file_type,
         permissions: metadata.mode() & 0o7777,
         nlink: 1,
         uid: metadata.uid(),
@@ -348,7 +354,7 @@ fn attr(ino: Ino, metadata: &Metadata) -> Attr {
         ctime: time(metadata.modified()),
         crtime: metadata.created().map(time),
         generation: 0,
-    }
+    })
 }
 
 fn file_type(kind: ext4_view::FileType) -> FileType {

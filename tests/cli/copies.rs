@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::common::{Aspects, Manifest, Need, can_run};
+use crate::common::{Aspects, Manifest, Need, can_run, run};
 use crate::image::{Image, NEEDS};
 
 #[test]
@@ -91,6 +91,40 @@ fn extract_in_json_and_in_silence() {
     assert_eq!((&summary["files"], &summary["directories"]), (&1.into(), &1.into()));
     assert_eq!((&summary["bytes"], &summary["failed"]), (&4.into(), &0.into()));
     assert_eq!(image.prints(&["extract", "-q", &source, "/large", "--to", to]), "");
+}
+
+#[test]
+fn the_other_engine_says_what_it_leaves_out() {
+    let test = "the_other_engine_says_what_it_leaves_out";
+    if !can_run(test, NEEDS) || !can_run(test, &[Need::Program("debugfs")]) {
+        return;
+    }
+    let image = Image::new();
+    let source = image.source();
+    run("debugfs", &["-w", "-R", "mknod null c 1 3", &source]);
+    let to = image.path("to");
+    let arguments = ["--engine=ext4-view", "extract", &source, "/null", "/etc", "--to"];
+    let output = image.snapbrowse.output(arguments.iter().copied().chain(to.to_str()));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("null: ext4-view does not tell the number of a device"), "{said}");
+    assert_eq!(said.matches("warning: ext4-view does not tell of hard links").count(), 1, "{said}");
+    assert_eq!(fs::read(to.join("etc/same")).unwrap(), b"foo\n");
+    assert!(!to.join("null").exists());
+
+    let mount = to.to_str().unwrap();
+    let refused: [&[&str]; 5] = [
+        &["stat", &source, "/"],
+        &["find", &source],
+        &["tar", &source, "/"],
+        &["verify", &source],
+        &["mount", "-f", &source, mount],
+    ];
+    for arguments in refused {
+        let said = image.snapbrowse.fails(2, [&["--engine=ext4-view"], arguments].concat());
+        assert!(said.contains("only ls, cat and extract"), "{arguments:?}: {said}");
+    }
+    assert!(image.prints(&["--engine=ext4-view", "ls", &source, "/etc"]).starts_with("empty\n"));
 }
 
 #[test]
