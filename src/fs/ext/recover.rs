@@ -74,6 +74,10 @@ pub(super) async fn recover(
         )
         .with_hint("`--journal replay` plays them back in memory"));
     }
+    // Transactions that are left out are of concern to every command, not only to one that shows the report.
+    for warning in &report.warnings {
+        tracing::warn!("{warning}");
+    }
     Ok((recovery.source, report))
 }
 

@@ -80,12 +80,12 @@ pub struct Recovery {
 ///
 /// `log` gives the log's place on `source`, in order and without gaps; `block_size` is the file system's.
 ///
-/// Damage inside the log is treated as e2fsck treats it, with a warning in the report: a copy that does not match
-/// its checksum is left out when it is read, a commit block that does not ends the log, and a descriptor or revoke
-/// block that does not voids the whole recovery ([`JournalReport::replayed`] is false then).
+/// Damage inside the log is treated as e2fsck treats it, with a warning: a copy that does not match its checksum is
+/// left out when it is read, and a commit block that does not ends the log.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`] or [`ErrorKind::BadChecksum`] for a journal superblock that cannot be used,
+/// [`ErrorKind::Corrupt`] or [`ErrorKind::BadChecksum`] for a journal superblock, a descriptor or a revoke block that
+/// cannot be used: the kernel does not mount then, and what lies on the disk is older than what was committed.
 /// [`ErrorKind::Unsupported`] with the name of a journal feature that is not known.
 pub async fn recover(
     source: Arc<dyn BlockSource>,
@@ -137,10 +137,6 @@ async fn recover_from(
     report.transactions = found.transactions;
     report.revokes = found.revokes;
     report.warnings = found.warnings;
-    if let Some(reason) = found.failed {
-        report.warnings.push(format!("{reason}: nothing of the journal is used"));
-        return Ok(Recovery { source, report, watch });
-    }
     let format = superblock.format();
     let overlay =
         JournalOverlay::new(source, log, format, superblock.sequence, block_size, found.copies);

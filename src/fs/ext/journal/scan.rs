@@ -48,14 +48,14 @@ pub(super) struct Scan {
     pub(super) next_block: u32,
     /// What was passed over.
     pub(super) warnings: Vec<String>,
-    /// Why nothing of the log may be used, as `e2fsck` and the kernel decide.
-    pub(super) failed: Option<String>,
 }
 
 /// Runs the passes.
 ///
 /// # Errors
-/// What reading gives; [`ErrorKind::Unsupported`] for a log with more copies than memory is allowed for.
+/// What reading gives; [`ErrorKind::Unsupported`] for a log with more copies than memory is allowed for;
+/// [`ErrorKind::BadChecksum`] or [`ErrorKind::Corrupt`] for a descriptor or revoke block that cannot be trusted: with
+/// it, nothing of the log can be.
 pub(super) async fn scan(log: &Log, superblock: &JournalSuperblock) -> Result<Scan> {
     let format = superblock.format();
     let whole = format.features().contains(Features::CSUM_V1);
@@ -80,11 +80,8 @@ pub(super) async fn scan(log: &Log, superblock: &JournalSuperblock) -> Result<Sc
     found.transactions = end;
     found.copies.retain(|copy| copy.transaction < end);
     revoke_blocks.retain(|block| block.transaction < end);
-    if found.failed.is_none() && !revoke_blocks.is_empty() {
+    if !revoke_blocks.is_empty() {
         revoke(log, format, revoke_blocks, &mut found).await?;
-    }
-    if found.failed.is_some() {
-        found.copies = Vec::new();
     }
     Ok(found)
 }
@@ -130,7 +127,7 @@ impl ScanPass<'_> {
             }
             let step = match header.block_type {
                 BlockType::Descriptor => self.descriptor(&block).await?,
-                BlockType::Commit => self.commit(&block),
+                BlockType::Commit => self.commit(&block)?,
                 BlockType::Revoke => {
                     self.suspect |= !self.format.tail_ok(&block);
                     self.revoke(here, &block);
@@ -214,24 +211,27 @@ impl ScanPass<'_> {
         self.revoke_blocks.push(RevokeBlock { log_block, transaction: self.transaction, kept });
     }
 
-    fn commit(&mut self, block: &[u8]) -> Step {
-        let Some(commit) = Commit::parse(block) else { return Step::End };
+    fn commit(&mut self, block: &[u8]) -> Result<Step> {
+        let Some(commit) = Commit::parse(block) else { return Ok(Step::End) };
         let newer = commit.seconds >= self.last_commit_seconds;
         if self.suspect {
             if newer {
-                self.found.failed = Some(format!(
-                    "journal: a descriptor or revoke block of transaction {} does not match its checksum",
-                    self.sequence()
+                return Err(Error::new(
+                    ErrorKind::BadChecksum,
+                    format!(
+                        "journal: a descriptor or revoke block of transaction {} does not match its checksum",
+                        self.sequence()
+                    ),
                 ));
             }
-            return Step::End;
+            return Ok(Step::End);
         }
         let features = self.format.features();
         let mut sound = true;
         if features.contains(Features::CSUM_V1) {
             if self.end.is_some() {
                 // The transaction before was incomplete and this one is there: it was not the last one.
-                return Step::On;
+                return Ok(Step::On);
             }
             sound = commit.transaction_ok(self.crc32);
             if sound {
@@ -240,7 +240,7 @@ impl ScanPass<'_> {
         }
         if !sound || !self.format.commit_ok(block) {
             if !newer {
-                return Step::End;
+                return Ok(Step::End);
             }
             self.end = Some(self.transaction);
             self.found.warnings.push(format!(
@@ -248,7 +248,7 @@ impl ScanPass<'_> {
                 self.sequence()
             ));
             if !features.contains(Features::ASYNC_COMMIT) {
-                return Step::On;
+                return Ok(Step::On);
             }
         }
         self.last_commit_seconds = commit.seconds;
@@ -256,7 +256,7 @@ impl ScanPass<'_> {
         if self.end.is_none() {
             self.found.next_block = self.at;
         }
-        Step::On
+        Ok(Step::On)
     }
 }
 
@@ -277,10 +277,12 @@ async fn revoke(
             None => log.read_block(log_block).await?,
         };
         let Some(records) = format.revoked(&block) else {
-            found.failed = Some(format!(
-                "journal: the revoke block at log block {log_block} claims more records than fit into it"
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "journal: the revoke block at log block {log_block} claims more records than fit into it"
+                ),
             ));
-            return Ok(());
         };
         for fs_block in records {
             found.revokes += 1;

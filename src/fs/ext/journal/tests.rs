@@ -253,7 +253,7 @@ async fn with_async_commit_too_nothing_after_a_bad_commit_block_counts() {
 }
 
 #[tokio::test]
-async fn a_bad_descriptor_or_revoke_block_voids_the_recovery() {
+async fn a_bad_descriptor_or_revoke_block_is_refused() {
     for features in [V2, V3] {
         for kind in ["descriptor", "revoke"] {
             let mut log = TestLog::new(features);
@@ -264,9 +264,10 @@ async fn a_bad_descriptor_or_revoke_block_voids_the_recovery() {
             log.commit();
             let damaged = if kind == "descriptor" { descriptor } else { revoke };
             log.blocks[damaged as usize][900] ^= 1;
-            let report = assert_replays(&log, &[]).await.report;
-            assert!(report.dirty && !report.replayed, "{kind}");
-            assert_eq!(report.warnings.len(), 1, "{kind}");
+            let error = log.recover().await.err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::BadChecksum, "{kind}: {error}");
+            assert!(error.message().contains("transaction 2"), "{kind}: {error}");
+            assert!(error.hint().unwrap().contains("--journal ignore"), "{kind}: {error}");
         }
     }
 }
@@ -285,14 +286,15 @@ async fn remains_of_an_older_log_end_it_without_complaint() {
 }
 
 #[tokio::test]
-async fn a_revoke_block_that_claims_too_much_voids_the_recovery() {
+async fn a_revoke_block_that_claims_too_much_is_refused() {
     let mut log = TestLog::new(PLAIN);
     log.copies(&[(3, copy(1))]);
     let revoke = log.revoke(&[5]);
     log.commit();
     log.blocks[revoke as usize][12..16].copy_from_slice(&0x401_u32.to_be_bytes());
-    let report = assert_replays(&log, &[]).await.report;
-    assert!(!report.replayed);
+    let error = log.recover().await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.hint().unwrap().contains("--journal ignore"), "{error}");
 }
 
 #[tokio::test]
