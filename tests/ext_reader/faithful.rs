@@ -106,6 +106,17 @@ fn ext2_with_small_blocks_and_inodes() {
     reads_as_the_kernel_says("ext2_with_small_blocks_and_inodes", "64M", &mke2fs, SMALL);
 }
 
+/// Owners have the same upper halves whoever made the file system.
+#[test]
+fn ext2_of_the_hurd() {
+    let mke2fs = ["-t", "ext2", "-o", "hurd", "-I", "128"];
+    with_more_reads_as_the_kernel_says("ext2_of_the_hurd", "64M", &mke2fs, SMALL, |root| {
+        let file = root.join("owned");
+        fs::write(&file, b"").unwrap();
+        std::os::unix::fs::chown(&file, Some(100_000), Some(200_000)).unwrap();
+    });
+}
+
 #[test]
 fn ext3() {
     let limits = Limits { largest: 5 << 30, entries: 5000, long_times: true };

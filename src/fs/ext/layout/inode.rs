@@ -140,10 +140,9 @@ impl Inode {
         if i64::try_from(size).is_err() {
             return Err(corrupt(format!("size {size}")));
         }
-        let (uid_high, gid_high) = match sb.hurd {
-            true => (0, 0),
-            false => (u32::from(raw.i_uid_high.get()), u32::from(raw.i_gid_high.get())),
-        };
+        // Where Linux has them, whoever made the file system: the kernel asks the creator for nothing else either.
+        let (uid_high, gid_high) =
+            (u32::from(raw.i_uid_high.get()), u32::from(raw.i_gid_high.get()));
         let device_node = matches!(file_type, FileType::BlockDevice | FileType::CharDevice);
         // As the kernel, so that tools do not take a file within its inode for one hole.
         let inline = file_type == FileType::Regular && flags.contains(Flags::INLINE_DATA);

@@ -194,8 +194,6 @@ pub struct Superblock {
     pub checksum_seed: Option<Crc32c>,
     /// The seed of the checksums of attribute values in inodes of their own, which they have in any case.
     pub value_seed: Crc32c,
-    /// The creator was the Hurd, which uses some inode fields in its own way.
-    pub hurd: bool,
     /// The number of the group that this copy stands in.
     pub group_of_copy: u16,
     /// Whether the checksum was right, or there is none.
@@ -372,7 +370,6 @@ impl Superblock {
             error_count: raw.s_error_count.get(),
             checksum_seed: metadata_csum.then_some(seed),
             value_seed: seed,
-            hurd: raw.s_creator_os.get() == 1,
             group_of_copy: raw.s_block_group_nr.get(),
             checksum_ok,
         })
