@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use super::find_program;
+use super::{find_program, run};
 
 /// Who runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,10 @@ impl Snapbrowse {
     /// As somebody else.
     pub fn run_by(user: User) -> Self {
         let home = tempfile::Builder::new().prefix("home").tempdir().unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_snapbrowse"), home.path().join("snapbrowse")).unwrap();
+        // By another process: a copy written by this one could still be open for writing in the child that another
+        // test is just starting, and would be "text file busy" then.
+        let program = home.path().join("snapbrowse");
+        run("cp", &[env!("CARGO_BIN_EXE_snapbrowse"), program.to_str().unwrap()]);
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let snapbrowse = Self { user, home };
         fs::create_dir(snapbrowse.home()).unwrap();
