@@ -179,6 +179,20 @@ fn ext4_with_contents_in_inodes_and_large_attributes() {
     });
 }
 
+#[test]
+fn ext4_with_large_attributes_of_symbolic_links() {
+    let mke2fs = ["-t", "ext4", "-b", "4096", "-O", "ea_inode"];
+    let name = "ext4_with_large_attributes_of_symbolic_links";
+    with_more_reads_as_the_kernel_says(name, "64M", &mke2fs, SMALL, |root| {
+        for len in [10, 59, 60, 300] {
+            let link = root.join(format!("link-{len}"));
+            symlink("t".repeat(len), &link).unwrap();
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::lsetxattr(&link, "trusted.large", &[7; 9000], flags).unwrap();
+        }
+    });
+}
+
 /// The kernel of a machine with small pages does not mount these; mke2fs fills them, and e2fsck makes the indexes.
 #[test]
 fn blocks_larger_than_a_page() {

@@ -255,17 +255,24 @@ impl Inode {
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`] for a length that does not fit.
     pub fn fast_symlink(&self, sb: &Superblock) -> Result<Option<&[u8]>> {
-        let acl_blocks = if self.file_acl != 0 { sb.cluster_size >> 9 } else { 0 };
-        if self.flags.contains(Flags::INLINE_DATA) || self.attr.blocks != acl_blocks {
+        if self.flags.contains(Flags::INLINE_DATA) {
             return Ok(None);
         }
-        usize::try_from(self.attr.size)
+        let target = usize::try_from(self.attr.size)
             .ok()
             .filter(|len| *len > 0 && *len < self.i_block.len())
-            .map(|len| Some(&self.i_block[..len]))
-            .ok_or_else(|| {
-                corrupt(format!("symbolic link of {} bytes in its inode", self.attr.size))
-            })
+            .map(|len| &self.i_block[..len]);
+        // Attribute values in inodes of their own count in `i_blocks` as well, so that only the size tells.
+        if sb.features.incompat.contains(Incompat::EA_INODE) {
+            return Ok(target);
+        }
+        let acl_blocks = if self.file_acl != 0 { sb.cluster_size >> 9 } else { 0 };
+        if self.attr.blocks != acl_blocks {
+            return Ok(None);
+        }
+        target.map(Some).ok_or_else(|| {
+            corrupt(format!("symbolic link of {} bytes in its inode", self.attr.size))
+        })
     }
 
     /// Memory in use, in bytes.
