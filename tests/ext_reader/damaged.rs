@@ -54,6 +54,19 @@ impl Damaged {
         String::from_utf8(out).unwrap()
     }
 
+    /// Lets debugfs change something.
+    fn set(&self, request: &str) {
+        run("debugfs", &["-w", "-R", request, self.image().to_str().unwrap()]);
+    }
+
+    /// Makes the superblock say that there are 2^31 blocks, and as many inodes as go with them.
+    fn claim_2_tib(&self) {
+        let mut per_group = [0; 4];
+        File::open(self.image()).unwrap().read_exact_at(&mut per_group, 1024 + 0x28).unwrap();
+        let inodes = (u32::from_le_bytes(per_group) << (31 - 13)).to_le_bytes();
+        self.write(1024, &[inodes, (1_u32 << 31).to_le_bytes()].concat());
+    }
+
     /// The number of a block of a file, counted on the device.
     fn block_of(&self, path: &str, block: u64) -> u64 {
         self.debugfs(&format!("bmap {path} {block}")).trim().parse().unwrap()
@@ -167,6 +180,39 @@ fn a_damaged_directory_block_hides_only_its_own_entries() {
             }
         });
     }
+}
+
+#[test]
+fn a_directory_longer_than_its_blocks_is_listed_to_their_end() {
+    if !can_run("a_directory_longer_than_its_blocks_is_listed_to_their_end", NEEDS) {
+        return;
+    }
+    let image = Damaged::new(&["-t", "ext2"]);
+    wait(async {
+        image.set("sif many size 60000000");
+        let (names, error) = list(&image.open().await.unwrap(), b"many").await;
+        assert_eq!((names.len(), error), (2002, Some(ErrorKind::Corrupt)));
+        image.set("sif many size 0xfffff000");
+        image.claim_2_tib();
+        let (names, error) = list(&image.open().await.unwrap(), b"many").await;
+        assert_eq!((names.len(), error), (0, Some(ErrorKind::Corrupt)));
+    });
+}
+
+#[test]
+fn a_log_larger_than_the_device_is_not_mapped() {
+    if !can_run("a_log_larger_than_the_device_is_not_mapped", NEEDS) {
+        return;
+    }
+    let image = Damaged::new(&["-t", "ext3"]);
+    image.set("sif <8> size 0x1ffffffc00");
+    image.claim_2_tib();
+    // No copy of the journal's place.
+    image.write(1024 + 0xFD, &[0]);
+    wait(async {
+        let warnings = image.open().await.unwrap().summary().journal.warnings.clone();
+        assert!(warnings.iter().any(|text| text.contains("a log of")), "{warnings:?}");
+    });
 }
 
 #[test]

@@ -38,13 +38,22 @@ impl Disk {
             return Ok(1);
         }
         let blocks = dir.inode.attr.size.div_ceil(self.block_size());
-        if blocks > self.sb.blocks_count {
+        if blocks > self.blocks() {
             return Err(corrupt(format!(
                 "{}: a directory of {blocks} blocks, the file system has {}",
-                dir.ino, self.sb.blocks_count
+                dir.ino,
+                self.blocks()
             )));
         }
         Ok(blocks)
+    }
+
+    /// How many blocks a directory takes up by its own account (`i_blocks`); in use are no more than that.
+    fn dir_blocks_in_use(&self, dir: &File) -> u64 {
+        match dir.inode.flags.contains(Flags::INLINE_DATA) {
+            true => 1,
+            false => dir.inode.attr.blocks.div_ceil(self.block_size() / 512),
+        }
     }
 
     /// A block of a directory; `Err` with the number of missing blocks for a hole.
@@ -89,11 +98,13 @@ impl Disk {
     /// The entries after `cookie`, which is the position of the next entry in the directory, as in ext2.
     ///
     /// Damage does not hide what can still be read: a damaged block is passed over, and its error is the last answer
-    /// of the listing, where the end would be.
+    /// of the listing, where the end would be. A directory longer than the blocks that it takes up ends with an error
+    /// too: a map that names the same blocks over and over would make a listing without end.
     pub(super) async fn readdir(&self, ino: Ino, cookie: u64) -> Result<Vec<DirEntry>> {
         let dir = self.directory(ino).await?;
         let naming = self.naming(&dir).await?;
-        let blocks = self.dir_blocks(&dir)?;
+        let claimed = self.dir_blocks(&dir)?;
+        let blocks = claimed.min(self.dir_blocks_in_use(&dir));
         let size = self.block_size();
         let mut at = cookie / size;
         let mut from = (cookie % size) as usize;
@@ -127,6 +138,11 @@ impl Disk {
         if batch.is_empty() {
             if let Some(damage) = self.lock_damaged().get(&ino) {
                 return Err(damage.clone());
+            }
+            if blocks < claimed {
+                return Err(corrupt(format!(
+                    "{ino}: a directory of {claimed} blocks that takes up {blocks}"
+                )));
             }
         }
         Ok(batch)

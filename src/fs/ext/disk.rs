@@ -70,6 +70,11 @@ impl Disk {
         u64::from(self.sb.block_size)
     }
 
+    /// How many blocks there are: those that the superblock counts, as far as the device reaches.
+    pub(super) fn blocks(&self) -> u64 {
+        self.sb.blocks_count.min(self.source.len() / self.block_size())
+    }
+
     /// Reads bytes that the file system says exist, so that a device too short is damage.
     pub(super) async fn read(&self, offset: u64, len: usize) -> Result<Segments> {
         self.check_present(offset, len)?;

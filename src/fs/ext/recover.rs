@@ -138,6 +138,10 @@ async fn log_runs(disk: &Disk, ino: Ino) -> Result<Vec<LogRun>> {
     runs_of(disk, &file).await.map_err(|_| error)
 }
 
+/// The most runs that a log may lie in. mke2fs makes a handful; one block each in a log that fills the device would be
+/// memory without end.
+const MAX_RUNS: usize = 1 << 18;
+
 async fn runs_of(disk: &Disk, file: &File) -> Result<Vec<LogRun>> {
     let ino = file.ino;
     if file.inode.attr.file_type != FileType::Regular {
@@ -146,7 +150,7 @@ async fn runs_of(disk: &Disk, file: &File) -> Result<Vec<LogRun>> {
     let blocks = file.inode.attr.size / disk.block_size();
     let blocks = u32::try_from(blocks)
         .ok()
-        .filter(|blocks| u64::from(*blocks) <= disk.sb.blocks_count)
+        .filter(|blocks| u64::from(*blocks) <= disk.blocks())
         .ok_or_else(|| corrupt(format!("{ino}: a log of {blocks} blocks")))?;
     let mut runs = Vec::new();
     let mut at = 0_u32;
@@ -155,6 +159,9 @@ async fn runs_of(disk: &Disk, file: &File) -> Result<Vec<LogRun>> {
         let place =
             run.place.ok_or_else(|| corrupt(format!("{ino}: a hole at block {at} of the log")))?;
         let skipped = u64::from(at) - run.first.0;
+        if runs.len() >= MAX_RUNS {
+            return Err(corrupt(format!("{ino}: a log in more than {MAX_RUNS} pieces")));
+        }
         let length = u32::try_from(run.len - skipped).unwrap_or(u32::MAX).min(blocks - at);
         runs.push(LogRun { log_block: at, fs_block: place.0 + skipped, length });
         at += length;
