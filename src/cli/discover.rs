@@ -173,7 +173,10 @@ async fn luns(context: &Context, target: &Target, tally: &mut Tally) -> Result<V
             error,
         });
     }
-    session.logout().await?;
+    // What was found is shown all the same.
+    if let Err(error) = session.logout().await {
+        tally.failed(&error);
+    }
     Ok(found)
 }
 

@@ -40,7 +40,8 @@ pub(super) enum Request {
     Unwatch(LunAddress),
     /// The outcome of such a check.
     Verified(LunAddress, Result<()>),
-    LogOut(oneshot::Sender<()>),
+    /// Log out, and say whether the target confirmed it.
+    LogOut(oneshot::Sender<bool>),
 }
 
 /// Where the result of a command goes.
@@ -106,8 +107,10 @@ pub(super) struct Driver {
     isid: [u8; 6],
     portals: Vec<Portal>,
     units: HashMap<LunAddress, UnitFacts>,
-    farewells: Vec<oneshot::Sender<()>>,
+    farewells: Vec<oneshot::Sender<bool>>,
     closing: bool,
+    /// Whether the target has confirmed the logout.
+    confirmed: bool,
     /// Grows with each attempt to connect, until a connection lasts.
     backoff: Backoff,
     notices: Notices,
@@ -150,6 +153,7 @@ impl Driver {
             units: HashMap::new(),
             farewells: Vec::new(),
             closing: false,
+            confirmed: false,
             backoff: Backoff::default(),
             notices: Notices::default(),
         };
@@ -187,7 +191,7 @@ impl Driver {
             }
         }
         for farewell in self.farewells {
-            let _ = farewell.send(());
+            let _ = farewell.send(self.confirmed);
         }
     }
 
@@ -294,7 +298,10 @@ impl Driver {
                 // Whoever no longer waits has dropped the other end.
                 Event::Completed(ticket, result) => drop(ticket.send(result)),
                 Event::Verify(lun) => self.verify(lun),
-                Event::LoggedOut => over = true,
+                Event::LoggedOut { confirmed } => {
+                    self.confirmed = confirmed;
+                    over = true;
+                }
             }
         }
         over

@@ -85,12 +85,20 @@ impl Session {
 
     /// Logs out and waits, within a bound, for the target's answer. Every clone and every [`Lun`] of the session
     /// is dead afterwards. Idempotent.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SessionLost`] where the target did not confirm it: it may take the session for alive still.
     pub async fn logout(&self) -> Result<()> {
         let (farewell, done) = oneshot::channel();
         self.handle.tell(Request::LogOut(farewell));
-        // A task that has ended already has logged out.
-        let _ = done.await;
-        Ok(())
+        // A task that has ended already has said how.
+        match done.await {
+            Ok(true) | Err(_) => Ok(()),
+            Ok(false) => {
+                let what = format!("{}: the target did not confirm the logout", self.target);
+                Err(Error::new(ErrorKind::SessionLost, what))
+            }
+        }
     }
 
     /// The address of a LUN, which must be a disk. Most targets use the usual form of address, so that is tried first.

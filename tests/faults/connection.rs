@@ -161,6 +161,7 @@ async fn a_logout_that_is_never_answered_ends_all_the_same() {
     let rig = Rig::new().await.timeout(2 * SECOND);
     let (session, _lun) = rig.open().await;
     rig.server.inject(Rule::new(On::Logout, Fault::Silence).always());
-    let _ = rig.bounded(session.logout()).await;
+    let error = rig.bounded(session.logout()).await.unwrap_err();
+    assert!(error.to_string().contains("did not confirm the logout"), "{error}");
     assert_eq!(rig.server.stats().logouts, 1);
 }

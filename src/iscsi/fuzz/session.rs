@@ -345,7 +345,7 @@ impl Session {
                     }
                 }
                 Event::Verify(lun) => self.unverified.push(lun),
-                Event::LoggedOut => {}
+                Event::LoggedOut { .. } => {}
             }
         }
     }

@@ -222,7 +222,7 @@ impl<T> Engine<T> {
             tracing::debug!("logout: response {}", response.response);
         }
         if !link.comes_back() {
-            self.events.push_back(Event::LoggedOut);
+            self.events.push_back(Event::LoggedOut { confirmed: response.response == 0 });
             return Ok(());
         }
         let mut fault =

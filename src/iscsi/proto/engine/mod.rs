@@ -96,8 +96,8 @@ pub(crate) enum Event<T> {
     Completed(T, Result<BytesMut>),
     /// Reads of this unit wait until [`Engine::verified`] says what has become of it.
     Verify(LunAddress),
-    /// The target has answered our logout, or will not.
-    LoggedOut,
+    /// The session is over: the target has confirmed our logout, or will not.
+    LoggedOut { confirmed: bool },
 }
 
 /// Why a job waits outside the queue.
@@ -285,7 +285,7 @@ impl<T> Engine<T> {
                 }
                 link.log_out(now + self.limits.silence);
             }
-            None => self.events.push_back(Event::LoggedOut),
+            None => self.events.push_back(Event::LoggedOut { confirmed: false }),
         }
     }
 
@@ -335,7 +335,7 @@ impl<T> Engine<T> {
         let Some(link) = &mut self.link else { return Ok(()) };
         if link.logout_is_over(now) {
             self.link = None;
-            self.events.push_back(Event::LoggedOut);
+            self.events.push_back(Event::LoggedOut { confirmed: false });
             return Ok(());
         }
         link.keep_alive(&self.limits, now)

@@ -430,7 +430,7 @@ fn closing_fails_what_waits_and_logs_out() {
     let logout = scene.one();
     scene.hear(data_in(read.itt(), 0, 0, true), &[1; 512]).unwrap();
     scene.hear(target(0x26, 0x80, logout.itt()), &[]).unwrap();
-    assert!(matches!(scene.engine.event(), Some(Event::LoggedOut)));
+    assert!(matches!(scene.engine.event(), Some(Event::LoggedOut { confirmed: true })));
     scene.read(2, 8, 1);
     assert!(scene.result().unwrap().1.is_err());
 }
@@ -441,7 +441,7 @@ fn a_logout_without_an_answer_is_over_in_time() {
     scene.engine.close(&Error::new(ErrorKind::SessionLost, "logged out"), scene.now);
     scene.one();
     scene.wait(6 * SECOND).unwrap();
-    assert!(matches!(scene.engine.event(), Some(Event::LoggedOut)));
+    assert!(matches!(scene.engine.event(), Some(Event::LoggedOut { confirmed: false })));
 }
 
 #[test]
