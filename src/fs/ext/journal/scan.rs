@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::log::{Log, LogReader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::ext::layout::jbd2::{
-    BlockType, Commit, Features, Header, JournalSuperblock, LogFormat, crc32_be,
+    BlockType, Commit, CommitState, Features, Header, JournalSuperblock, LogFormat, crc32_be,
 };
 
 /// The most copies kept: at 24 bytes each this bounds the memory, at 4 KiB blocks it is a live log of 16 GiB.
@@ -238,7 +238,14 @@ impl ScanPass<'_> {
                 self.crc32 = !0;
             }
         }
-        if !sound || !self.format.commit_ok(block) {
+        let state = self.format.commit_state(block);
+        if sound && state == CommitState::Torn {
+            self.found.warnings.push(format!(
+                "journal: the commit block of transaction {} is incomplete; what it says is whole, and used",
+                self.sequence()
+            ));
+        }
+        if !sound || state == CommitState::Bad {
             if !newer {
                 return Ok(Step::End);
             }

@@ -229,9 +229,23 @@ async fn a_bad_commit_block_ends_the_log() {
         let commit = log.commit();
         log.copies(&[(4, copy(3))]);
         log.commit();
-        log.blocks[commit as usize][900] ^= 1;
+        log.blocks[commit as usize][57] ^= 1;
         let report = assert_replays(&log, &[(3, copy(1))]).await.report;
         assert_eq!((report.transactions, report.warnings.len()), (1, 1), "{features:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_commit_block_torn_behind_its_fields_counts() {
+    for features in [V2, V3] {
+        let mut log = TestLog::new(features);
+        log.copies(&[(3, copy(1))]);
+        let commit = log.commit();
+        log.copies(&[(3, copy(2))]);
+        log.commit();
+        log.blocks[commit as usize][64..].fill(0x55);
+        let report = assert_replays(&log, &[(3, copy(2))]).await.report;
+        assert_eq!((report.transactions, report.warnings.len()), (2, 1), "{features:?}");
     }
 }
 
@@ -246,7 +260,7 @@ async fn with_async_commit_too_nothing_after_a_bad_commit_block_counts() {
         log.copies(&[(4, copy(3))]);
         log.commit();
         let damaged = if features == V1 { descriptor + 1 } else { commit };
-        log.blocks[damaged as usize][900] ^= 1;
+        log.blocks[damaged as usize][57] ^= 1;
         let report = assert_replays(&log, &[(3, copy(1))]).await.report;
         assert_eq!((report.transactions, report.warnings.len()), (1, 1), "{features:?}");
     }

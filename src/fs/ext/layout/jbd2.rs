@@ -316,10 +316,17 @@ impl LogFormat {
     }
 
     /// Whether a commit block matches its own checksum, if the log has any of versions 2 and 3.
-    pub fn commit_ok(self, block: &[u8]) -> bool {
-        !self.features.block_checksums()
-            || be32(block, COMMIT_CHECKSUM_AT)
+    pub fn commit_state(self, block: &[u8]) -> CommitState {
+        let matches = |block: &[u8]| {
+            be32(block, COMMIT_CHECKSUM_AT)
                 == Some(crc32c_without(self.seed, block, COMMIT_CHECKSUM_AT))
+        };
+        if !self.features.block_checksums() || matches(block) {
+            return CommitState::Whole;
+        }
+        let mut fields = block.to_vec();
+        fields.iter_mut().skip(COMMIT_LEN).for_each(|byte| *byte = 0);
+        if matches(&fields) { CommitState::Torn } else { CommitState::Bad }
     }
 
     /// Whether a copy matches the checksum in its tag; `sequence` is its transaction.
@@ -333,6 +340,21 @@ impl LogFormat {
 }
 
 const COMMIT_CHECKSUM_AT: usize = 16;
+/// `sizeof(struct commit_header)`, with its padding on machines of 64 bits.
+const COMMIT_LEN: usize = 64;
+
+/// What the checksum of a commit block says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitState {
+    /// It matches, or there is none.
+    Whole,
+    /// It matches the fields and zeros behind them, as they were written: what else is in the block is left from before.
+    /// A power failure between two sectors does that, and all that was to be said had reached the disk (kernel:
+    /// `jbd2_commit_block_csum_verify_partial`).
+    Torn,
+    /// It does not match.
+    Bad,
+}
 
 /// What a commit block says beside its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
