@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use snapbrowse::ErrorKind;
 use snapbrowse::fs::Filesystem;
-use snapbrowse::fs::ext::{Ext, Options};
+use snapbrowse::fs::ext::{Ext, JournalMode, Options};
 
 use crate::common::{Aspects, Need, can_run, run};
 use crate::walk::{manifest, open, wait};
@@ -331,6 +331,28 @@ fn a_volume_that_is_written_is_noticed() {
         let error = fs.check_unchanged().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BeingWritten);
     });
+}
+
+#[test]
+fn a_journal_that_is_written_is_noticed_where_it_is_not_used_too() {
+    if !can_run("a_journal_that_is_written_is_noticed_where_it_is_not_used_too", NEEDS) {
+        return;
+    }
+    let image = Damaged::new(CHECKSUMS);
+    let superblock = image.block_of("<8>", 0) * 1024;
+    // The block where the log begins; its checksum is wrong from the first change on.
+    for (journal, start) in
+        [(JournalMode::Ignore, 1), (JournalMode::Ignore, 2), (JournalMode::Replay, 3)]
+    {
+        wait(async {
+            let options = Options { journal, ..Options::default() };
+            let fs = open(&image.image(), 0, options).await.unwrap();
+            fs.check_unchanged().await.unwrap();
+            image.write(superblock + 0x1C, &[0, 0, 0, start]);
+            let error = fs.check_unchanged().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BeingWritten, "{journal:?}, {start}");
+        });
+    }
 }
 
 #[test]

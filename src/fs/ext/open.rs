@@ -21,9 +21,12 @@ pub(super) async fn open(
     journal_device: Option<Arc<dyn BlockSource>>,
     options: Options,
 ) -> Result<Ext> {
-    let before = superblocks::find(&*device, options.superblock).await?;
     let mut watch = Watch::default();
-    watch.add(&device, superblock::OFFSET..superblock::OFFSET + superblock::SIZE as u64).await?;
+    // Before it is made use of, so that no change after that goes unseen.
+    if let Some(seen) = superblocks::read(&*device, superblock::OFFSET).await? {
+        watch.add(&device, superblock::OFFSET, &seen);
+    }
+    let before = superblocks::find(&*device, options.superblock).await?;
 
     let base = Arc::clone(&device);
     let (source, report) =
@@ -53,7 +56,7 @@ async fn mounted_elsewhere(
         return Ok(None);
     }
     let bytes = block::read(&**device, start, mmp::SIZE).await?.into_bytes();
-    watch.add(device, start..start + mmp::SIZE as u64).await?;
+    watch.add(device, start, &bytes);
     Ok(mmp::mounted_by(&bytes).map(|host| {
         format!("the file system was mounted by {host:?} when the snapshot was taken, or still is")
     }))

@@ -9,7 +9,7 @@ use super::journal::{self, JournalMode, JournalReport, LogRun, Recovery};
 use super::layout::features::Incompat;
 use super::layout::inode::Inode;
 use super::layout::superblock::{JournalPlace, Superblock};
-use super::layout::{FileBlock, corrupt};
+use super::layout::{FileBlock, FsBlock, corrupt};
 use super::superblocks::Found;
 use super::watch::Watch;
 use crate::block::BlockSource;
@@ -38,6 +38,12 @@ pub(super) async fn recover(
         if flagged {
             unread.warnings.push("the journal was not played back, as asked for".into());
         }
+        // A writer changes the log first, whatever is made of it here.
+        match play_back(&source, &found.sb, place, journal_device).await {
+            Ok(Some((log_device, recovery))) => watch.add_all(&log_device, &recovery.watch),
+            Ok(None) => {}
+            Err(_) => watch_start(&source, &found.sb, place, watch).await,
+        }
         return Ok((source, unread));
     }
     // A backup superblock is not written in use, so its flag does not count.
@@ -48,13 +54,12 @@ pub(super) async fn recover(
         Ok(None) => return Ok((source, unread)),
         Err(error) if !needed && is_damage(&error) => {
             unread.warnings.push(format!("{error}: it is not needed, the file system is clean"));
+            watch_start(&source, &found.sb, place, watch).await;
             return Ok((source, unread));
         }
         Err(error) => return Err(error),
     };
-    for range in recovery.watch {
-        watch.add(&log_device, range).await?;
-    }
+    watch.add_all(&log_device, &recovery.watch);
     let mut report = recovery.report;
     if !needed {
         // As the kernel: without the flag the log is of no interest, whatever it holds.
@@ -79,6 +84,23 @@ pub(super) async fn recover(
         tracing::warn!("{warning}");
     }
     Ok((recovery.source, report))
+}
+
+/// Watches the first block of a log inside the file system, the journal superblock, where nothing else can be made of the
+/// log. Where even that cannot be read, there is nothing to watch.
+async fn watch_start(
+    source: &Arc<dyn BlockSource>,
+    sb: &Superblock,
+    place: JournalPlace,
+    watch: &mut Watch,
+) {
+    let JournalPlace::Inode(ino) = place else { return };
+    let disk = Disk::new(Arc::clone(source), sb.clone(), Verify::BeforeRecovery);
+    let Ok(runs) = log_runs(&disk, ino).await else { return };
+    let Some(first) = runs.first().map(|run| FsBlock(run.fs_block)) else { return };
+    if let Ok(seen) = disk.read_block(first).await {
+        watch.add(source, sb.byte_of(first), &seen);
+    }
 }
 
 /// Plays the log back in memory, wherever it lies; gives the device with the log too. `None` for a log on another device

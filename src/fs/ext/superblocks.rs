@@ -82,7 +82,7 @@ async fn any_backup(source: &dyn BlockSource) -> Result<Option<(Superblock, u64)
 }
 
 /// The bytes of a superblock, where the device reaches that far.
-async fn read(source: &dyn BlockSource, offset: u64) -> Result<Option<bytes::Bytes>> {
+pub(super) async fn read(source: &dyn BlockSource, offset: u64) -> Result<Option<bytes::Bytes>> {
     if block::check_range(source.len(), offset, superblock::SIZE).is_err() {
         return Ok(None);
     }

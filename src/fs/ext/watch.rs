@@ -1,11 +1,11 @@
 //! Notices that a volume is being written: a snapshot never changes.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::block::{self, BlockSource};
+use super::journal::Seen;
+use crate::block::BlockSource;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Places that every writer changes, and what they held at the beginning.
@@ -22,18 +22,16 @@ struct Place {
 }
 
 impl Watch {
-    /// Remembers what these bytes hold now.
-    pub(super) async fn add(
-        &mut self,
-        source: &Arc<dyn BlockSource>,
-        range: Range<u64>,
-    ) -> Result<()> {
-        let len = usize::try_from(range.end.saturating_sub(range.start))
-            .map_err(|_| Error::new(ErrorKind::InvalidInput, "too much to watch"))?;
-        let bytes = block::read(&**source, range.start, len).await?.into_bytes();
-        let before = Bytes::copy_from_slice(&bytes);
-        self.places.push(Place { source: Arc::clone(source), offset: range.start, before });
-        Ok(())
+    /// Remembers what stood at `offset` when it was looked at. Reading it once more for this would miss what was
+    /// written between.
+    pub(super) fn add(&mut self, source: &Arc<dyn BlockSource>, offset: u64, seen: &[u8]) {
+        let before = Bytes::copy_from_slice(seen);
+        self.places.push(Place { source: Arc::clone(source), offset, before });
+    }
+
+    /// The same with what was seen of a log.
+    pub(super) fn add_all(&mut self, source: &Arc<dyn BlockSource>, seen: &[Seen]) {
+        seen.iter().for_each(|seen| self.add(source, seen.offset, &seen.bytes));
     }
 
     /// Looks at the device itself, past every cache.

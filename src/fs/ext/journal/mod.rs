@@ -9,8 +9,9 @@ mod testlog;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::block::BlockSource;
 use crate::error::{Error, ErrorKind, Result};
@@ -70,9 +71,18 @@ pub struct Recovery {
     pub source: Arc<dyn BlockSource>,
     /// What was found.
     pub report: JournalReport,
-    /// Byte ranges of the device that holds the log whose contents change when somebody writes to the file system: the
-    /// journal superblock, and the block where the next transaction would start.
-    pub watch: Vec<Range<u64>>,
+    /// What changes on the device that holds the log when somebody writes to the file system: the journal superblock,
+    /// and the block where the next transaction would start.
+    pub watch: Vec<Seen>,
+}
+
+/// Bytes of a device as they were when they were made use of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Where they stand.
+    pub offset: u64,
+    /// What they were.
+    pub bytes: Bytes,
 }
 
 /// Reads the live part of the log and lays its newest copies over `source` (passes scan, revoke, replay of
@@ -113,7 +123,8 @@ async fn recover_from(
     superblock_at: u32,
     block_size: u32,
 ) -> Result<Recovery> {
-    let superblock = JournalSuperblock::parse(&log.read_block(superblock_at).await?)?;
+    let block = log.read_block(superblock_at).await?;
+    let superblock = JournalSuperblock::parse(&block)?;
     check_geometry(&superblock, &log, block_size)?;
     // A journal inside a file system is not shared; what its superblock says of it is of no interest.
     if superblock_at != 0 && superblock.users > 1 {
@@ -126,14 +137,15 @@ async fn recover_from(
         first_sequence: superblock.sequence,
         ..JournalReport::default()
     };
-    let mut watch: Vec<_> = log.bytes(superblock_at).into_iter().collect();
+    let seen = |at, bytes| log.bytes(at).map(|place| Seen { offset: place.start, bytes });
+    let mut watch: Vec<_> = seen(superblock_at, block).into_iter().collect();
     if superblock.start == 0 {
         return Ok(Recovery { source, report, watch });
     }
     report.dirty = true;
     let found = scan::scan(&log, &superblock).await?;
     refuse_fast_commits(&log, &superblock, found.transactions).await?;
-    watch.extend(log.bytes(found.next_block));
+    watch.extend(found.next_contents.and_then(|bytes| seen(found.next_block, bytes)));
     report.transactions = found.transactions;
     report.revokes = found.revokes;
     report.warnings = found.warnings;

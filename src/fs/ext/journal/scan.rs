@@ -46,6 +46,8 @@ pub(super) struct Scan {
     pub(super) revokes: u64,
     /// The block after the last commit block: where the next transaction would start.
     pub(super) next_block: u32,
+    /// What that block held when it ended the log; `None` where the log is full.
+    pub(super) next_contents: Option<Bytes>,
     /// What was passed over.
     pub(super) warnings: Vec<String>,
 }
@@ -121,6 +123,10 @@ impl ScanPass<'_> {
                 return Ok(());
             }
             let block = self.reader.block(here).await?;
+            if here == self.found.next_block {
+                // Not a slice, which would keep the larger read that it was cut from.
+                self.found.next_contents = Some(Bytes::copy_from_slice(&block));
+            }
             let Some(header) = Header::parse(&block) else { return Ok(()) };
             if header.sequence != self.sequence() {
                 return Ok(());
@@ -262,6 +268,7 @@ impl ScanPass<'_> {
         self.transaction += 1;
         if self.end.is_none() {
             self.found.next_block = self.at;
+            self.found.next_contents = None;
         }
         Ok(Step::On)
     }

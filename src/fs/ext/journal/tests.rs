@@ -329,9 +329,11 @@ async fn the_watch_sees_the_superblock_and_the_next_commit() {
     log.commit();
     log.copies(&[(5, copy(1))]);
     let watch = log.recover().await.unwrap().watch;
-    let block = |log_block: u64| {
-        let start = (HOME + log_block) * BLOCK as u64;
-        start..start + BLOCK as u64
+    let device = log.device();
+    let block = |log_block: usize| {
+        let offset = (HOME as usize + log_block) * BLOCK;
+        let bytes = Bytes::copy_from_slice(&device[offset..][..BLOCK]);
+        Seen { offset: offset as u64, bytes }
     };
     assert_eq!(watch, [block(0), block(1)]);
 }
