@@ -238,12 +238,16 @@ impl Driver {
             let now = std::time::Instant::now();
             match woken {
                 Woken::Read(Ok(0)) => {
+                    self.hung_up();
                     let error =
                         Error::new(ErrorKind::SessionLost, "the target closed the connection");
                     return self.end(Fault::new(error));
                 }
                 Woken::Read(Ok(_)) => self.engine.heard(now),
                 Woken::Read(Err(error)) | Woken::Written(Err(error)) => {
+                    if error.kind() == std::io::ErrorKind::ConnectionReset {
+                        self.hung_up();
+                    }
                     return self.end(broken(&error));
                 }
                 Woken::Written(Ok(_)) => {}
@@ -256,6 +260,12 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// The target has ended the connection. Instead of an answer to a logout it says as
+    /// much: at error recovery level 0 a session ends with its connection.
+    fn hung_up(&mut self) {
+        self.confirmed |= self.closing;
     }
 
     /// A connection that fails during the logout has served its purpose.

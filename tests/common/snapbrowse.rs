@@ -93,13 +93,15 @@ impl Snapbrowse {
     /// Runs it and gives its standard output.
     ///
     /// # Panics
-    /// Where it does not end with exit code 0, or says anything on standard error.
+    /// Where it does not end with exit code 0, or says anything on standard error. That a target did not confirm the
+    /// logout is passed over: a busy istgt does that, and what we send is tested elsewhere.
     pub fn run<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Vec<u8> {
         let mut command = self.command(arguments);
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
+        let unsaid = |line: &str| line.ends_with("the target did not confirm the logout");
         assert!(
-            output.status.success() && said.is_empty(),
+            output.status.success() && said.lines().all(unsaid),
             "{command:?}: {}: {said}",
             output.status
         );
