@@ -44,6 +44,17 @@ impl Aliases {
         own.or_else(|| vendor_name(target)).map(|name| tame(&name)).filter(|name| is_safe(name))
     }
 
+    /// Readable names for targets, each with the target that it stands for; targets without one are left out.
+    pub fn names<'a>(&self, targets: impl IntoIterator<Item = &'a str>) -> Vec<(String, String)> {
+        let mut names = Names::default();
+        for target in targets {
+            if let Some(alias) = self.of(target) {
+                names.add(&alias, target);
+            }
+        }
+        names.unique().map(|(name, target)| (name, target.to_owned())).collect()
+    }
+
     /// Brings all links up to date with the targets of the tree.
     pub(super) fn apply(&self, tree: &mut Tree) {
         let targets: Vec<(String, Option<String>)> = tree

@@ -13,8 +13,8 @@ use crate::iscsi::{DigestPolicy, IscsiUrl};
 use super::mount_options::Mounting;
 use super::units;
 use super::{
-    browse, cat, discover, extract, find, generate, info, ls, mount, stat, tar, umount, verify,
-    versions,
+    automap, browse, cat, discover, extract, find, generate, info, ls, mount, stat, tar, umount,
+    verify, versions,
 };
 
 const ABOUT: &str =
@@ -63,6 +63,7 @@ pub(crate) enum Command {
     Mount(mount::Args),
     Browse(browse::Args),
     Umount(umount::Args),
+    Automap(automap::Args),
     #[command(hide = true)]
     Generate(generate::Args),
 }

@@ -104,7 +104,7 @@ async fn serve(browse: &Browse, mount: &mut Mount, signals: &mut Signals) -> Res
 }
 
 /// The `[alias]` table: patterns and what they become.
-fn aliases(context: &Context) -> Result<Aliases> {
+pub(crate) fn aliases(context: &Context) -> Result<Aliases> {
     let rules = context.settings.config.alias.iter().map(|(pattern, alias)| {
         let alias = alias.as_str().ok_or_else(|| {
             Error::new(

@@ -22,6 +22,8 @@ pub(crate) struct Config {
     pub(crate) cache: Option<String>,
     /// The default of `--timeout`.
     pub(crate) timeout: Option<String>,
+    /// Where open-iscsi keeps its nodes, where that is not the usual place.
+    pub(crate) node_database: Option<PathBuf>,
     /// Logins by a glob over target names.
     target: BTreeMap<String, TargetConfig>,
     /// Readable names for targets.

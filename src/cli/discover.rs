@@ -139,14 +139,10 @@ fn add(targets: &mut Vec<Target>, url: &IscsiUrl, records: Vec<iscsi::TargetReco
 }
 
 async fn luns(context: &Context, target: &Target, tally: &mut Tally) -> Result<Vec<FoundLun>> {
-    // The portals that told us of the target can be reached; others that it lists may stand in another network.
-    let listed = target.portals.iter().map(|listed| &listed.portal);
-    let (mut portals, others): (Vec<_>, Vec<_>) =
-        listed.cloned().partition(|portal| target.url.portals.contains(portal));
-    portals.extend(others);
-    if portals.is_empty() {
-        portals.clone_from(&target.url.portals);
-    }
+    let listed =
+        target.portals.iter().map(|listed| (listed.portal.clone(), listed.group)).collect();
+    let record = iscsi::TargetRecord { name: target.name.clone(), portals: listed };
+    let portals = record.ways(&target.url.portals);
     let config = context.settings.login(&target.url)?;
     let session = context.log_in(&portals, &target.name, &config).await?;
     let mut found = Vec::new();

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand; the only place that knows clap.
 
 mod args;
+mod automap;
 mod background;
 mod browse;
 mod cat;
@@ -18,6 +19,7 @@ mod ls;
 mod mount;
 mod mount_helper;
 mod mount_options;
+mod nodes;
 mod output;
 mod password;
 mod progress;
@@ -61,6 +63,9 @@ pub fn main() -> ExitCode {
     if let Some(code) = fuse::run_task(std::env::args_os()) {
         return code;
     }
+    if let Some(cli) = automap::called() {
+        return start(cli, Exit::into);
+    }
     // clap prints help, versions and usage errors itself, with exit code 0 or 2 as ours.
     if !Helper::is_called() {
         return start(Cli::parse(), Exit::into);
@@ -88,6 +93,10 @@ fn start(mut cli: Cli, exit_code: fn(Exit) -> ExitCode) -> ExitCode {
 
 fn run(cli: Cli, background: Option<Background>) -> Result<Exit> {
     let Cli { mut global, mut command } = cli;
+    if matches!(command, Command::Automap(_)) {
+        // automount tells its users nothing but that there is no such directory.
+        log::to_syslog();
+    }
     if let Some(mounting) = command.mounting() {
         mount_options::apply(mounting, &mut global)?;
     }
@@ -125,6 +134,7 @@ async fn one_shot(context: Arc<Context>, command: Command) -> Result<Exit> {
         Command::Tar(args) => tar::run(&context, args).await,
         Command::Verify(args) => verify::run(&context, args).await,
         Command::Versions(args) => versions::run(&context, args).await,
+        Command::Automap(args) => automap::run(&context, args).await,
         Command::Mount(_) | Command::Browse(_) | Command::Umount(_) | Command::Generate(_) => {
             unreachable!("run takes these aside")
         }

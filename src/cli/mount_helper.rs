@@ -1,6 +1,7 @@
 //! The program as mount(8), fstab and autofs call it: `mount.snapbrowse SOURCE DIR [-sfnv] [-N ns] [-o OPTS] [-t TYPE]`.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -46,11 +47,11 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// Whether the program is called by one of these names.
+    /// Whether the program is called by one of these names, or as mount.fuse3(8) calls it where there is no such link:
+    /// `snapbrowse SOURCE DIR -o OPTS`.
     pub(crate) fn is_called() -> bool {
-        let called = std::env::args_os().next().unwrap_or_default();
-        let name = Path::new(&called).file_name();
-        NAMES.iter().any(|known| name == Some(OsStr::new(known)))
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        is_call(&arguments)
     }
 
     /// The same as a command line of the program's own; `None` where there is nothing to do.
@@ -80,6 +81,22 @@ impl Helper {
     }
 }
 
+fn is_call(arguments: &[OsString]) -> bool {
+    let name = arguments.first().and_then(|called| Path::new(called).file_name());
+    if NAMES.iter().any(|known| name == Some(OsStr::new(known))) {
+        return true;
+    }
+    // No command has a slash in its name, and mount(8) hands on paths as absolute ones.
+    match arguments {
+        [_, source, directory, ..] => {
+            !source.as_bytes().starts_with(b"-")
+                && source.as_bytes().contains(&b'/')
+                && directory.as_bytes().starts_with(b"/")
+        }
+        _ => false,
+    }
+}
+
 /// The ends that mount(8) knows: 0, 1 for a wrong call, 32 for a mount that failed.
 pub(crate) fn exit_code(exit: Exit) -> ExitCode {
     ExitCode::from(match exit {
@@ -104,6 +121,23 @@ mod tests {
         let mounting = cli.command.mounting().unwrap();
         assert_eq!(mounting.options, ["ro,_netdev"]);
         assert!(mounting.sloppy);
+    }
+
+    #[test]
+    fn calls_by_mount_are_told_from_commands() {
+        for (call, is_helper) in [
+            (&["/sbin/mount.snapbrowse"][..], true),
+            (&["mount.fuse.snapbrowse", "a", "b"], true),
+            (&["snapbrowse", "iscsi://h:1/iqn.x:y", "/mnt", "-o", "ro,dev"], true),
+            (&["snapbrowse", "/srv/disk.img", "/mnt"], true),
+            (&["snapbrowse"], false),
+            (&["snapbrowse", "mount", "iscsi://h:1/iqn.x:y", "/mnt"], false),
+            (&["snapbrowse", "--config=/etc/x", "/mnt"], false),
+            (&["snapbrowse", "iscsi://h:1/iqn.x:y"], false),
+        ] {
+            let arguments: Vec<OsString> = call.iter().map(OsString::from).collect();
+            assert_eq!(is_call(&arguments), is_helper, "{call:?}");
+        }
     }
 
     #[test]

@@ -46,14 +46,7 @@ impl PortalSan {
         let url =
             self.url(record).ok_or_else(|| Error::new(ErrorKind::Usage, "no portal was named"))?;
         let config = self.context.settings.login(&url)?;
-        // The portals that told us of the target can be reached; others that it lists may stand in another network.
-        let listed = record.portals.iter().map(|(portal, _)| portal.clone());
-        let (mut portals, others): (Vec<_>, Vec<_>) =
-            listed.partition(|portal| url.portals.contains(portal));
-        portals.extend(others);
-        if portals.is_empty() {
-            portals.clone_from(&url.portals);
-        }
+        let portals = record.ways(&url.portals);
         let session = Session::login(&portals, &record.name, &config).await?;
         match self.open_all(&session).await {
             Ok(open) => {

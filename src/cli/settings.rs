@@ -9,6 +9,7 @@ use crate::iscsi::{self, ChapSecret, Credentials, DigestPolicy, IscsiUrl};
 
 use super::args::{Engine, GlobalArgs, SourceArg};
 use super::config::Config;
+use super::nodes::{Node, Nodes};
 use super::source::portals;
 use super::{initiator, password, units};
 
@@ -135,6 +136,11 @@ impl Settings {
         arguments.iter().map(|argument| text(argument).unwrap_or_else(not_text)).collect()
     }
 
+    /// What open-iscsi was told of targets.
+    pub(crate) fn nodes(&self) -> Nodes {
+        Nodes::new(self.config.node_database.as_deref())
+    }
+
     /// How to log in to what `url` names.
     ///
     /// # Errors
@@ -175,6 +181,14 @@ impl Settings {
                 file.target_password_file.as_ref(),
             )?,
         )?;
+        // An account of open-iscsi's is for where open-iscsi uses it, and never mixed with parts of others.
+        let (credentials, target_credentials) = match (credentials, target_credentials) {
+            (None, None) => match self.node(url) {
+                Some(node) => (node.credentials, node.target_credentials),
+                None => (None, None),
+            },
+            given => given,
+        };
         if target_credentials.is_some() && credentials.is_none() {
             return Err(Error::new(
                 ErrorKind::Usage,
@@ -190,6 +204,12 @@ impl Settings {
             timeout: self.timeout,
             ..iscsi::Config::new(initiator)
         })
+    }
+
+    /// The target of `url` as open-iscsi knows it, if it is at one of the same portals.
+    fn node(&self, url: &IscsiUrl) -> Option<Node> {
+        let node = self.nodes().find(url.target.as_deref()?)?;
+        url.portals.iter().any(|portal| node.portals.contains(portal)).then_some(node)
     }
 }
 

@@ -28,6 +28,18 @@ pub struct TargetRecord {
     pub portals: Vec<(Portal, u16)>,
 }
 
+impl TargetRecord {
+    /// The portals to log in by, the best first, where `asked` told of the target: those can be reached, and others
+    /// that it lists may stand in another network.
+    pub fn ways(&self, asked: &[Portal]) -> Vec<Portal> {
+        let listed = self.portals.iter().map(|(portal, _)| portal.clone());
+        let (mut ways, others): (Vec<_>, Vec<_>) =
+            listed.partition(|portal| asked.contains(portal));
+        ways.extend(others);
+        if ways.is_empty() { asked.to_vec() } else { ways }
+    }
+}
+
 /// Asks portals for their targets (SendTargets=All); what several of them report is merged.
 ///
 /// A portal that does not answer is skipped with a warning while another one does.
