@@ -15,6 +15,7 @@ use super::args::SourceArg;
 use super::background::Background;
 use super::exit::Exit;
 use super::mount_options::Mounting;
+use super::notify::{State, notify};
 use super::san::PortalSan;
 use super::source::{Context, portals};
 use super::{Signals, units, unless_interrupted};
@@ -80,10 +81,12 @@ pub(crate) async fn run(
     if let Some(background) = background {
         background.ready()?;
     }
+    notify(State::Ready);
     // Last, because it must not hold on to the terminal of whoever waited.
     let watchdog = Watchdog::start(&mount)?;
     let keeper = tokio::spawn(browse.clone().keep());
     let result = serve(&browse, &mut mount, signals).await;
+    notify(State::Stopping);
     keeper.abort();
     let unmounted = mount.unmount().await;
     watchdog.dismiss();

@@ -20,6 +20,7 @@ mod mount;
 mod mount_helper;
 mod mount_options;
 mod nodes;
+mod notify;
 mod output;
 mod password;
 mod progress;

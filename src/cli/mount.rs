@@ -11,6 +11,7 @@ use super::args::SourceArg;
 use super::background::Background;
 use super::exit::Exit;
 use super::mount_options::{Access, Mounting};
+use super::notify::{State, notify};
 use super::source::{self, Context, Opened};
 use super::{Signals, unless_interrupted};
 
@@ -53,12 +54,18 @@ pub(crate) async fn run(
     if let Some(background) = background {
         background.ready()?;
     }
+    notify(State::Ready);
     // Last, because it must not hold on to the terminal of whoever waited.
     let watchdog = Watchdog::start(&mount)?;
     tracing::info!("{} is mounted on {}", opened.location, mountpoint.path().display());
-    tokio::select! {
-        ended = mount.ended() => ended?,
-        () = signals.next() => mount.unmount().await?,
+    let ended = tokio::select! {
+        ended = mount.ended() => Some(ended),
+        () = signals.next() => None,
+    };
+    notify(State::Stopping);
+    match ended {
+        Some(ended) => ended?,
+        None => mount.unmount().await?,
     }
     watchdog.dismiss();
     last_look(&opened).await

@@ -8,3 +8,4 @@ mod autofs;
 mod automap;
 mod mount;
 mod room;
+mod systemd;

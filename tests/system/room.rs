@@ -113,9 +113,9 @@ impl Room {
         }
     }
 
-    /// Ends its first process, and with that all others and the mounts.
+    /// Ends its first process, which reads until nobody can write any more, and with that all others and the mounts.
     pub(crate) fn end(&mut self) {
-        self.first.kill().ok();
+        self.first.stdin.take();
         self.first.wait().ok();
     }
 }
