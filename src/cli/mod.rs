@@ -147,7 +147,10 @@ fn with_runtime(
     context: &Context,
     work: impl AsyncFnOnce(&mut Signals) -> Result<Exit>,
 ) -> Result<Exit> {
+    // One worker: between sessions, cache and commands there are only short steps, and each that woke another
+    // thread would cost more than itself. What takes long (files to be written, FUSE) has threads of its own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|error| Error::io("start the runtime", error))?;

@@ -9,6 +9,7 @@ mod random;
 mod report;
 mod rows;
 mod serve;
+mod wire;
 
 use std::path::PathBuf;
 
@@ -42,6 +43,14 @@ enum Helper {
     /// Reads 4 KiB at random places in 16 threads and prints how many per second
     #[command(hide = true)]
     ReadAtRandom { file: PathBuf, seconds: f64 },
+    /// Reads a LUN by the initiator alone and prints how many reads per second
+    #[command(hide = true)]
+    ReadLun {
+        url: String,
+        seconds: f64,
+        #[command(flatten)]
+        load: wire::Load,
+    },
 }
 
 fn main() -> Result<()> {
@@ -49,6 +58,7 @@ fn main() -> Result<()> {
     match options.helper {
         Some(Helper::ServeEmpty { mountpoint }) => empty::serve(&mountpoint),
         Some(Helper::ReadAtRandom { file, seconds }) => random::read(&file, seconds),
+        Some(Helper::ReadLun { url, seconds, load }) => wire::read(&url, load, seconds),
         None => {
             std::fs::create_dir_all(&options.disks)?;
             let bench = rows::Bench {

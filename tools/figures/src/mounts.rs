@@ -11,7 +11,7 @@ use crate::process::{Cost, Daemon, as_user, cpu_time, peak_memory, wait_until};
 use crate::serve::Tgtd;
 
 /// A name that needs no file to be kept in.
-const INITIATOR: &str = "iqn.2026-01.org.snapbrowse:figures";
+pub(crate) const INITIATOR: &str = "iqn.2026-01.org.snapbrowse:figures";
 
 /// Something mounted, and the processes that serve it.
 pub(crate) struct Mounted {

@@ -11,9 +11,10 @@ use crate::mounts::Mounted;
 use crate::process::{Cost, as_user, cpu_time, measure};
 use crate::report::{Line, median, rate};
 use crate::serve::{Scripted, Tgtd};
+use crate::wire::Load;
 
 /// How long `iscsi-perf` and the random readers run.
-const SECONDS: &str = "3";
+pub(crate) const SECONDS: &str = "3";
 
 /// What a run of the bench works with.
 pub(crate) struct Bench {
@@ -39,6 +40,11 @@ const ROWS: &[(&str, Row)] = &[
     ("image-walk", Bench::image_walk),
     ("image-dd", Bench::image_dd),
     ("image-random", Bench::image_random),
+    ("iscsi-seq-1", |bench| bench.wire(Load::sequential(1))),
+    ("iscsi-seq-16", |bench| bench.wire(Load::sequential(16))),
+    ("iscsi-rand-1", |bench| bench.wire(Load::random(1))),
+    ("iscsi-rand-16", |bench| bench.wire(Load::random(16))),
+    ("iscsi-rand-64", |bench| bench.wire(Load::random(64))),
 ];
 
 impl Bench {
@@ -286,7 +292,7 @@ impl Bench {
 }
 
 /// Brings an image into the page cache, so that the disk of this machine is not what is measured.
-fn warm(image: &Path) -> Result<()> {
+pub(crate) fn warm(image: &Path) -> Result<()> {
     let mut file = std::fs::File::open(image)?;
     let mut data = 0;
     // Holes need no reading, and may be terabytes.
@@ -324,7 +330,7 @@ fn read_at_random(user: bool, file: &Path) -> Result<f64> {
 }
 
 /// MiB/s as `iscsi-perf` says them itself, and what the process cost.
-fn iscsi_perf(tgtd: &Tgtd, arguments: &[&str]) -> Result<(f64, Cost)> {
+pub(crate) fn iscsi_perf(tgtd: &Tgtd, arguments: &[&str]) -> Result<(f64, Cost)> {
     let output = tempfile::NamedTempFile::new()?;
     let mut command = Command::new("iscsi-perf");
     command.args(arguments).args(["-t", SECONDS, &tgtd.url()]).stdout(output.reopen()?);
