@@ -13,6 +13,7 @@ use super::layout::group::Group;
 use super::layout::map::{Child, MapNode};
 use super::layout::superblock::Superblock;
 use super::layout::{FileBlock, FsBlock, corrupt};
+use super::walk_ahead::WalkAhead;
 use crate::block::{self, BlockSource, Segments};
 use crate::error::{Error, Result};
 use crate::fs::Ino;
@@ -45,6 +46,7 @@ pub(super) struct Disk {
     pub(super) names: ByteLru<(Ino, Vec<u8>), Option<Ino>>,
     /// Directories with blocks that could not be listed.
     pub(super) damaged_dirs: Mutex<HashMap<Ino, Error>>,
+    pub(super) walk_ahead: WalkAhead,
 }
 
 impl Disk {
@@ -59,6 +61,7 @@ impl Disk {
             dirs: ByteLru::new(DIRS_BYTES),
             names: ByteLru::new(NAMES_BYTES),
             damaged_dirs: Mutex::default(),
+            walk_ahead: WalkAhead::default(),
         }
     }
 

@@ -18,6 +18,7 @@ mod recover;
 mod statfs;
 mod superblocks;
 mod symlink;
+mod walk_ahead;
 mod watch;
 mod xattrs;
 
@@ -135,7 +136,7 @@ impl Filesystem for Ext {
     }
 
     fn readdir(&self, dir: Ino, cookie: u64) -> Pending<'_, Vec<DirEntry>> {
-        Box::pin(self.disk.readdir(dir, cookie))
+        Box::pin(self.disk.walk(dir, cookie))
     }
 
     fn readlink(&self, ino: Ino) -> Pending<'_, Vec<u8>> {
