@@ -14,6 +14,7 @@
 //! | [`browse`] | many targets as one tree: a `Filesystem` made of file systems |
 //! | [`extract`] | copies trees out, faithfully, over `Filesystem` |
 //! | [`fuse`] | shows a `Filesystem` through FUSE |
+//! | [`hooks`] | the commands of the user's that present and revoke snapshots; sees none of the layers above |
 //! | [`cli`] | the commands; the only place where a URL meets a file system |
 
 pub mod block;
@@ -23,6 +24,7 @@ pub mod error;
 pub mod extract;
 pub mod fs;
 pub mod fuse;
+pub mod hooks;
 pub mod iscsi;
 pub mod scsi;
 pub mod volume;
