@@ -97,11 +97,10 @@ impl Browse {
         self.shared.refresh().await;
     }
 
-    /// Logs out of everything; the tree is of no use afterwards.
-    pub async fn log_out(&self) {
+    /// Logs out of everything, and gives back what went wrong with that; the tree is of no use afterwards.
+    pub async fn log_out(&self) -> Vec<Error> {
         let logins = self.shared.targets().into_iter().filter_map(|target| target.take());
-        let log_outs = logins.map(|login| async move { (login.open.log_out)().await });
-        futures_util::future::join_all(log_outs).await;
+        log_out(logins.collect()).await
     }
 
     /// Logs idle targets out and asks for new ones, until the tree is dropped.
@@ -144,9 +143,7 @@ impl Shared {
         let answered = complete || !found.targets.is_empty();
         *self.failures.write().unwrap_or_else(PoisonError::into_inner) = found.failures;
         let gone = self.apply(found.targets, complete);
-        for live in gone {
-            (live.open.log_out)().await;
-        }
+        log_out(gone).await;
         answered
     }
 
@@ -260,21 +257,18 @@ impl Shared {
                 )
                 .with_hint("close files, or allow more with --max-sessions"));
             };
-            if let Some(login) = longest.take_idle() {
-                (login.open.log_out)().await;
-            }
+            log_out(longest.take_idle().into_iter().collect()).await;
         }
     }
 
     async fn log_out_idle(&self) {
-        for target in self.targets() {
-            if target.idle().is_some_and(|idle| idle >= self.options.idle) {
-                if let Some(login) = target.take_idle() {
-                    tracing::info!("{}: logging out, idle", target.record().name);
-                    (login.open.log_out)().await;
-                }
-            }
-        }
+        let idle = |target: &Arc<Target>| {
+            let login = target.idle().filter(|idle| *idle >= self.options.idle);
+            let login = login.and_then(|_| target.take_idle())?;
+            tracing::info!("{}: logging out, idle", target.record().name);
+            Some(login)
+        };
+        log_out(self.targets().iter().filter_map(idle).collect()).await;
     }
 
     fn targets(&self) -> Vec<Arc<Target>> {
@@ -297,6 +291,12 @@ impl Shared {
     fn read_failures(&self) -> RwLockReadGuard<'_, Vec<Error>> {
         self.failures.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Ends logins, side by side, and gives back what went wrong with that.
+async fn log_out(logins: Vec<Arc<Live>>) -> Vec<Error> {
+    let log_outs = logins.iter().map(|login| (login.open.log_out)());
+    futures_util::future::join_all(log_outs).await.concat()
 }
 
 /// The time of day.

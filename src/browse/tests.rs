@@ -95,6 +95,7 @@ impl San for MemorySan {
                     let logouts = Arc::clone(&logouts);
                     Box::pin(async move {
                         logouts.fetch_add(1, Ordering::SeqCst);
+                        Vec::new()
                     })
                 }),
             })

@@ -83,6 +83,11 @@ impl Command {
         matches!(self, Self::Ls(_) | Self::Cat(_) | Self::Extract(_))
     }
 
+    /// Whether the command has snapshots presented by hooks without being told to.
+    pub(crate) fn presents(&self) -> bool {
+        matches!(self, Self::Mount(_) | Self::Browse(_))
+    }
+
     /// Whether the command goes on in the background after the program has returned.
     pub(crate) fn leaves(&mut self) -> bool {
         self.mounting().is_some_and(|mounting| !mounting.foreground)
@@ -135,6 +140,11 @@ pub(crate) struct GlobalArgs {
     /// The longest that one operation on the SAN may take, retries included [default: 30s]
     #[arg(long, global = true, value_parser = units::duration, value_name = "TIME", help_heading = "Login")]
     pub(crate) timeout: Option<Duration>,
+
+    /// Have the hooks of the configuration present the snapshot first, and revoke it at the end (mount and browse
+    /// always do)
+    #[arg(long, global = true, help_heading = "Login")]
+    pub(crate) present: bool,
 
     /// Print JSON: one document for lists, one line each for streams
     #[arg(long, global = true, help_heading = "General")]

@@ -14,9 +14,10 @@ use crate::iscsi::{self, IscsiUrl, Portal, TargetRecord};
 
 use super::args::Cli;
 use super::browse::aliases;
+use super::context::Context;
 use super::exit::Exit;
 use super::output::Output;
-use super::source::{Context, portals};
+use super::source::portals;
 use super::tally::Tally;
 
 /// The name that autofs calls the program by, as a link: `/iscsiauto program:/etc/auto.iscsi`.

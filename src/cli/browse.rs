@@ -13,11 +13,12 @@ use crate::fuse::{Mount, Mountpoint, Watchdog};
 
 use super::args::SourceArg;
 use super::background::Background;
+use super::context::Context;
 use super::exit::Exit;
 use super::mount_options::Mounting;
 use super::notify::{State, notify};
 use super::san::PortalSan;
-use super::source::{Context, portals};
+use super::source::portals;
 use super::{Signals, units, unless_interrupted};
 
 /// Show all targets of a SAN as one tree of files
@@ -72,12 +73,13 @@ pub(crate) async fn run(
         targets: args.targets.as_ref().map(Glob::compile_matcher),
         aliases: rules,
     };
-    let san = Arc::new(PortalSan::new(context, urls));
+    let san = Arc::new(PortalSan::new(Arc::clone(&context), urls));
     let browse =
         unless_interrupted(signals, async move { Browse::new(san, tree_options).await }).await?;
     let mount_options = args.mounting.access.mount_options(name);
     let runtime = tokio::runtime::Handle::current();
     let mut mount = Mount::new(Arc::new(browse.clone()), &mountpoint, &mount_options, runtime)?;
+    context.will_say(mount.farewell());
     if let Some(background) = background {
         background.ready()?;
     }
@@ -90,7 +92,7 @@ pub(crate) async fn run(
     keeper.abort();
     let unmounted = mount.unmount().await;
     watchdog.dismiss();
-    browse.log_out().await;
+    context.left_behind(browse.log_out().await);
     result.and(unmounted).map(|()| Exit::Done)
 }
 

@@ -7,9 +7,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{FileType, Filesystem, LastLink, resolve};
 
 use super::args::SourceArg;
+use super::context::Context;
 use super::entry::type_name;
 use super::exit::Exit;
-use super::source::{self, Context};
+use super::source;
 use super::tally::Tally;
 use super::writer::Writer;
 

@@ -1,12 +1,16 @@
 //! The configuration files: `$XDG_CONFIG_HOME/snapbrowse/config.toml` over `/etc/snapbrowse/config.toml`.
 
 use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use globset::Glob;
 use serde::Deserialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::hooks::Argv;
 
 const SYSTEM_FILE: &str = "/etc/snapbrowse/config.toml";
 
@@ -29,7 +33,41 @@ pub(crate) struct Config {
     /// Readable names for targets.
     pub(crate) alias: toml::Table,
     /// Commands that present and revoke snapshots.
-    pub(crate) hooks: toml::Table,
+    pub(crate) hooks: HooksConfig,
+    /// The defaults of `browse`'s own options.
+    pub(crate) browse: BrowseConfig,
+}
+
+/// The `[hooks]` table.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HooksConfig {
+    /// Presents a snapshot.
+    pub(crate) present: Option<Argv>,
+    /// Takes it back.
+    pub(crate) revoke: Option<Argv>,
+    /// Prints the names of targets that could be presented.
+    pub(crate) list: Option<Argv>,
+    /// The longest that each may take.
+    pub(crate) timeout: Option<String>,
+    /// Which targets are presented; all where there is none.
+    pub(crate) targets: Option<String>,
+    /// Whether each LUN is presented on its own.
+    pub(crate) per_lun: bool,
+}
+
+/// The `[browse]` table.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct BrowseConfig {
+    /// The default of `--idle`.
+    pub(crate) idle: Option<String>,
+    /// The default of `--refresh`.
+    pub(crate) refresh: Option<String>,
+    /// The default of `--max-sessions`.
+    pub(crate) max_sessions: Option<u16>,
+    /// The default of `--targets`.
+    pub(crate) targets: Option<String>,
 }
 
 /// One `[target."GLOB"]` table.
@@ -74,7 +112,7 @@ impl Config {
             Error::new(ErrorKind::Usage, format!("configuration: {}", one_line(&error)))
         })?;
         for pattern in config.target.keys() {
-            glob(pattern)?;
+            glob("target", pattern)?;
         }
         Ok(config)
     }
@@ -84,7 +122,7 @@ impl Config {
         self.target
             .iter()
             .filter(|(pattern, _)| {
-                glob(pattern).is_ok_and(|glob| glob.compile_matcher().is_match(target))
+                glob("target", pattern).is_ok_and(|glob| glob.compile_matcher().is_match(target))
             })
             .max_by_key(|(pattern, _)| pattern.len())
             .map(|(_, config)| config.clone())
@@ -92,12 +130,13 @@ impl Config {
     }
 }
 
-fn glob(pattern: &str) -> Result<Glob> {
+/// A pattern for target names, which stands in `key` of the configuration.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for one that is none.
+pub(crate) fn glob(key: &str, pattern: &str) -> Result<Glob> {
     Glob::new(pattern).map_err(|error| {
-        Error::new(
-            ErrorKind::Usage,
-            format!("configuration: [target.{pattern:?}]: {}", error.kind()),
-        )
+        Error::new(ErrorKind::Usage, format!("configuration: {key}: {pattern:?}: {}", error.kind()))
     })
 }
 
@@ -115,14 +154,38 @@ pub(crate) fn xdg_directory(variable: &str, fallback: &str) -> Option<PathBuf> {
 }
 
 fn read_table(path: &Path) -> Result<Option<toml::Table>> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
+    let failed = |error| Error::io(format!("read {}", path.display()), error);
+    let mut file = match File::open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(format!("read {}", path.display()), error)),
+        Err(error) => return Err(failed(error)),
     };
-    text.parse::<toml::Table>().map(Some).map_err(|error| {
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(failed)?;
+    let table = text.parse::<toml::Table>().map_err(|error| {
         Error::new(ErrorKind::Usage, format!("{}: {}", path.display(), one_line(&error)))
-    })
+    })?;
+    if table.contains_key("hooks") {
+        check_author(path, &file.metadata().map_err(failed)?)?;
+    }
+    Ok(Some(table))
+}
+
+/// Whoever can write a file that names hooks has programs run in the name of whoever reads it.
+fn check_author(path: &Path, metadata: &Metadata) -> Result<()> {
+    let shown = path.display();
+    let owner = metadata.uid();
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        let message = format!("{shown}: names hooks, and belongs to user {owner}");
+        return Err(Error::new(ErrorKind::Usage, message)
+            .with_hint("hooks are taken from files of your own or of root's only"));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        let mode = metadata.mode() & 0o7777;
+        let message = format!("{shown}: names hooks, and with mode {mode:04o} others can write it");
+        return Err(Error::new(ErrorKind::Usage, message).with_hint(format!("chmod go-w {shown}")));
+    }
+    Ok(())
 }
 
 /// The parser's complaint without the excerpt of the file, which may show what must not be shown.
@@ -144,6 +207,9 @@ fn merge(base: &mut toml::Table, over: toml::Table) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn parse(text: &str) -> Config {
@@ -184,5 +250,46 @@ mod tests {
         let error = Config::read(Some(file.path())).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
         assert!(error.message().contains("initator"), "{error}");
+    }
+
+    #[test]
+    fn hooks_are_taken_from_files_only_that_others_cannot_write() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[hooks]\npresent = ['/bin/true', 'a b']").unwrap();
+        let read = |mode| {
+            file.as_file().set_permissions(Permissions::from_mode(mode)).unwrap();
+            Config::read(Some(file.path()))
+        };
+        let hooks = read(0o644).unwrap().hooks;
+        assert_eq!(hooks.present.unwrap().arguments(), ["a b"]);
+        for mode in [0o664, 0o646] {
+            let error = read(mode).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(error.message().contains("others can write it"), "{error}");
+        }
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(file.path(), Some(65534), None).unwrap();
+            let error = read(0o644).unwrap_err();
+            assert!(error.message().contains("belongs to user 65534"), "{error}");
+        }
+        // Everything else may stand there.
+        std::fs::write(file.path(), "initiator = 'iqn.x'").unwrap();
+        assert!(read(0o666).is_ok());
+    }
+
+    #[test]
+    fn a_hook_that_is_none_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (text, said) in [
+            ("revoke = []", "without a program"),
+            ("revoke = ['bin/revoke']", "whole path"),
+            ("revoke = 'revoke --all'", "sequence"),
+            ("undo = ['/bin/true']", "undo"),
+        ] {
+            std::fs::write(file.path(), format!("[hooks]\n{text}")).unwrap();
+            let error = Config::read(Some(file.path())).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(error.message().contains(said), "{error}");
+        }
     }
 }

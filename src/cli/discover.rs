@@ -9,10 +9,10 @@ use crate::block::BlockSource;
 use crate::error::{Error, Result};
 use crate::iscsi::{self, IscsiUrl, LunInfo, Portal};
 
+use super::context::Context;
 use super::exit::Exit;
 use super::info::{DeviceInfo, VolumeInfo};
 use super::output::{Output, printable};
-use super::source::Context;
 use super::tally::Tally;
 use super::units::show_size;
 
@@ -144,7 +144,7 @@ async fn luns(context: &Context, target: &Target, tally: &mut Tally) -> Result<V
     let record = iscsi::TargetRecord { name: target.name.clone(), portals: listed };
     let portals = record.ways(&target.url.portals);
     let config = context.settings.login(&target.url)?;
-    let session = context.log_in(&portals, &target.name, &config).await?;
+    let session = context.log_in(&portals, &target.name, None, &config).await?;
     let mut found = Vec::new();
     for info in session.luns().await? {
         let volumes = match info.is_disk {

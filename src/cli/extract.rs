@@ -11,10 +11,11 @@ use crate::error::Result;
 use crate::extract::{self, Options, Report};
 
 use super::args::{Engine, SourceArg};
+use super::context::Context;
 use super::exit::Exit;
 use super::output::{Output, printable};
 use super::settings::Settings;
-use super::source::{self, Context};
+use super::source;
 use super::units::show_size;
 use super::{complain, progress};
 

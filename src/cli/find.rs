@@ -12,10 +12,11 @@ use crate::fs::walk::{self, Found, Listing, Walk};
 use crate::fs::{Attr, FileType, Filesystem, LastLink, Timestamp, resolve};
 
 use super::args::SourceArg;
+use super::context::Context;
 use super::entry::Entry;
 use super::exit::Exit;
 use super::output::Output;
-use super::source::{self, Context};
+use super::source;
 use super::tally::Tally;
 use super::units;
 

@@ -10,9 +10,10 @@ use crate::fs::ext::{JournalReport, Summary};
 use crate::volume::{self, Content, Table, Volume};
 
 use super::args::SourceArg;
+use super::context::Context;
 use super::exit::Exit;
 use super::output::{Output, printable};
-use super::source::{self, Context, Location, content_name};
+use super::source::{self, Location, content_name};
 use super::tally::Tally;
 use super::units::show_size;
 

@@ -8,10 +8,11 @@ use crate::fs::walk::{self, Found, Listing, Walk};
 use crate::fs::{Attr, DeviceNumber, FileType, Filesystem, Ino, LastLink, resolve};
 
 use super::args::SourceArg;
+use super::context::Context;
 use super::entry::{Entry, mode_string};
 use super::exit::Exit;
 use super::output::{Output, local_time};
-use super::source::{self, Context};
+use super::source;
 use super::tally::Tally;
 
 /// List a directory, names that start with a dot included

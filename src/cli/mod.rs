@@ -6,6 +6,7 @@ mod background;
 mod browse;
 mod cat;
 mod config;
+mod context;
 mod discover;
 mod entry;
 mod exit;
@@ -23,6 +24,7 @@ mod nodes;
 mod notify;
 mod output;
 mod password;
+mod presenting;
 mod progress;
 mod san;
 mod settings;
@@ -50,11 +52,12 @@ use crate::fuse;
 
 use args::{Cli, Command, Engine};
 use background::Background;
+use context::Context;
 use exit::Exit;
 use mount_helper::Helper;
 use output::{is_broken_pipe, printable};
+use presenting::Presenter;
 use settings::Settings;
-use source::Context;
 
 /// How long an interrupted command may take to put its things away.
 const GRACE: Duration = Duration::from_secs(2);
@@ -106,7 +109,15 @@ fn run(cli: Cli, background: Option<Background>) -> Result<Exit> {
         let why = "--engine: only ls, cat and extract take another reader than native";
         return Err(Error::new(ErrorKind::Usage, why));
     }
-    let context = Arc::new(Context::new(settings));
+    let presenter = match settings.present || command.presents() {
+        true => Presenter::new(&settings.config.hooks)?,
+        false => None,
+    };
+    if settings.present && presenter.is_none() {
+        return Err(Error::new(ErrorKind::Usage, "--present: the configuration names no hooks")
+            .with_hint("set present and revoke in [hooks]"));
+    }
+    let context = Arc::new(Context::new(settings, presenter));
     let shared = Arc::clone(&context);
     match command {
         Command::Umount(args) => umount::run(&context, &args),
@@ -142,7 +153,7 @@ async fn one_shot(context: Arc<Context>, command: Command) -> Result<Exit> {
     }
 }
 
-/// Runs `work` to its end, and logs out whatever that is.
+/// Runs `work` to its end; then, whatever that is, logs out and revokes.
 fn with_runtime(
     context: &Context,
     work: impl AsyncFnOnce(&mut Signals) -> Result<Exit>,
@@ -156,14 +167,50 @@ fn with_runtime(
         .map_err(|error| Error::io("start the runtime", error))?;
     let result = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let result = work(&mut signals).await;
-        tokio::select! {
-            () = context.log_out() => {}
-            () = signals.next() => {}
+        if context.presenter().is_some() {
+            tokio::select! {
+                failures = presenting::reconcile() => failures.iter().for_each(complain),
+                () = signals.next() => return Err(Error::new(ErrorKind::Interrupted, "interrupted")),
+            }
         }
-        result
+        let result = work(&mut signals).await;
+        let logouts = tokio::select! {
+            failures = context.log_out() => failures,
+            () = signals.next() => {
+                vec![Error::new(ErrorKind::Interrupted, "the end of the logout was not waited for")]
+            }
+        };
+        // No signal ends this, only the hooks' own limit: nobody else would revoke it.
+        let revokes = context.revoke_all().await;
+        revokes.iter().for_each(complain);
+        parted(context, result, &logouts, &revokes)
     });
     runtime.shutdown_timeout(GRACE);
+    result
+}
+
+/// How the command ends where logouts were not confirmed or something was not revoked. Told to whoever unmounts, too:
+/// nobody sees what a process in the background ends with.
+fn parted(
+    context: &Context,
+    result: Result<Exit>,
+    logouts: &[Error],
+    revokes: &[Error],
+) -> Result<Exit> {
+    let Some(farewell) = context.farewell() else {
+        // The files are there all the same.
+        return match result {
+            Ok(Exit::Done) if !revokes.is_empty() => Ok(Exit::Partly),
+            result => result,
+        };
+    };
+    let result = match result {
+        Ok(Exit::Done) if !logouts.is_empty() || !revokes.is_empty() => Ok(Exit::Failed),
+        result => result,
+    };
+    let failures = result.as_ref().err().into_iter().chain(logouts).chain(revokes);
+    let exit = result.as_ref().map_or_else(|error| Exit::from(error.kind()), |exit| *exit);
+    farewell.say(exit as u8, failures.map(ToString::to_string));
     result
 }
 

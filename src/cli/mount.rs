@@ -9,10 +9,11 @@ use crate::fuse::{Mount, Mountpoint, Watchdog};
 
 use super::args::SourceArg;
 use super::background::Background;
+use super::context::Context;
 use super::exit::Exit;
 use super::mount_options::{Access, Mounting};
 use super::notify::{State, notify};
-use super::source::{self, Context, Opened};
+use super::source::{self, Opened};
 use super::{Signals, unless_interrupted};
 
 /// How long the last look whether the volume was being written may hold up the end.
@@ -48,9 +49,11 @@ pub(crate) async fn run(
 ) -> Result<Exit> {
     let mountpoint = Mountpoint::new(&args.mountpoint)?;
     let Args { source, mounting, .. } = args;
+    let shared = Arc::clone(&context);
     let opened =
-        unless_interrupted(signals, async move { source::open(&context, &source).await }).await?;
+        unless_interrupted(signals, async move { source::open(&shared, &source).await }).await?;
     let mut mount = mount(&opened, &mountpoint, &mounting.access)?;
+    context.will_say(mount.farewell());
     if let Some(background) = background {
         background.ready()?;
     }

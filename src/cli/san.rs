@@ -10,10 +10,11 @@ use crate::browse::{Discovery, OpenTarget, OpenVolume, San};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Pending;
 use crate::fs::ext::Ext;
+use crate::hooks::Presented;
 use crate::iscsi::{self, IscsiUrl, LunInfo, Session, TargetRecord};
 use crate::volume::{self, Content, Volume};
 
-use super::source::Context;
+use super::context::Context;
 
 /// Where a superblock lies in its volume, in every ext file system.
 const SUPERBLOCK: u64 = 1024;
@@ -46,9 +47,15 @@ impl PortalSan {
         let url =
             self.url(record).ok_or_else(|| Error::new(ErrorKind::Usage, "no portal was named"))?;
         let config = self.context.settings.login(&url)?;
-        let portals = record.ways(&url.portals);
-        let session = Session::login(&portals, &record.name, &config).await?;
-        match self.open_all(&session).await {
+        let presented =
+            self.context.present(&record.name, &url.portals, None, &config).await?.map(Arc::new);
+        let (session, opened) = match self.log_in_presented(record, &url, &config).await {
+            Ok(session) => {
+                (Some(session.clone()), self.open_all(&session, presented.clone()).await)
+            }
+            Err(error) => (None, Err(error)),
+        };
+        match opened {
             Ok(open) => {
                 for note in &open.notes {
                     tracing::warn!("{}: {note}", record.name);
@@ -56,14 +63,59 @@ impl PortalSan {
                 Ok(open)
             }
             Err(error) => {
-                log_out(&session).await;
+                leave(&self.context, session.as_ref(), presented.as_deref()).await;
                 Err(error)
             }
         }
     }
 
+    /// Logs in to a target that is presented by now.
+    async fn log_in_presented(
+        &self,
+        record: &TargetRecord,
+        url: &IscsiUrl,
+        config: &iscsi::Config,
+    ) -> Result<Session> {
+        let found = if record.portals.is_empty() {
+            // Only now do the portals know it. One that stays hidden may let us in all the same.
+            let mut found = self.ask_all().await.targets.into_iter();
+            found.find(|found| found.name == record.name)
+        } else {
+            None
+        };
+        let record = found.as_ref().unwrap_or(record);
+        let reached = self.url(record);
+        let url = reached.as_ref().unwrap_or(url);
+        Session::login(&record.ways(&url.portals), &record.name, config).await
+    }
+
+    /// What every portal says.
+    async fn ask_all(&self) -> Discovery {
+        let answers = future::join_all(self.portals.iter().map(|url| self.ask(url))).await;
+        let mut found = Discovery::default();
+        for answer in answers {
+            match answer {
+                Ok(records) => records.into_iter().for_each(|record| found.add(record)),
+                Err(error) => found.failures.push(error),
+            }
+        }
+        found
+    }
+
+    /// The targets that hooks could present, under the first portal.
+    async fn presentable(&self) -> Result<Vec<String>> {
+        let (Some(presenter), Some(url)) = (self.context.presenter(), self.portals.first()) else {
+            return Ok(Vec::new());
+        };
+        presenter.list(&url.portals, &self.context.settings.login(url)?).await
+    }
+
     /// Opens every file system on every disk of a session.
-    async fn open_all(&self, session: &Session) -> Result<OpenTarget> {
+    async fn open_all(
+        &self,
+        session: &Session,
+        presented: Option<Arc<Presented>>,
+    ) -> Result<OpenTarget> {
         let disks: Vec<LunInfo> =
             session.luns().await?.into_iter().filter(|info| info.is_disk).collect();
         let read = Arc::new(AtomicU64::new(0));
@@ -94,15 +146,16 @@ impl PortalSan {
                 format!("no readable file system: {found}"),
             ));
         }
-        let session = session.clone();
+        let (context, session) = (Arc::clone(&self.context), session.clone());
         Ok(OpenTarget {
             alias: session.target_alias().map(str::to_owned),
             volumes,
             notes,
             bytes_read: Box::new(move || read.load(Ordering::Relaxed)),
             log_out: Box::new(move || {
-                let session = session.clone();
-                Box::pin(async move { log_out(&session).await })
+                let (context, session) = (Arc::clone(&context), session.clone());
+                let presented = presented.clone();
+                Box::pin(async move { leave(&context, Some(&session), presented.as_deref()).await })
             }),
         })
     }
@@ -176,22 +229,33 @@ struct Disk {
     notes: Vec<String>,
 }
 
-async fn log_out(session: &Session) {
-    if let Err(error) = session.logout().await {
-        tracing::warn!("logout: {error}");
+/// Logs out, and then revokes, whatever became of the logout; gives back what went wrong.
+async fn leave(
+    context: &Context,
+    session: Option<&Session>,
+    presented: Option<&Presented>,
+) -> Vec<Error> {
+    let mut failures = Vec::new();
+    if let Some(session) = session {
+        failures.extend(session.logout().await.err());
     }
+    if let (Some(presenter), Some(presented)) = (context.presenter(), presented) {
+        failures.extend(presenter.revoke(presented).await.err());
+    }
+    failures.iter().for_each(|failure| tracing::warn!("{failure}"));
+    failures
 }
 
 impl San for PortalSan {
     fn discover(&self) -> Pending<'_, Discovery> {
         Box::pin(async {
-            let answers = future::join_all(self.portals.iter().map(|url| self.ask(url))).await;
-            let mut found = Discovery::default();
-            for answer in answers {
-                match answer {
-                    Ok(records) => records.into_iter().for_each(|record| found.add(record)),
-                    Err(error) => found.failures.push(error),
+            let (mut found, presentable) = tokio::join!(self.ask_all(), self.presentable());
+            match presentable {
+                Ok(names) => {
+                    let unknown = |name| TargetRecord { name, portals: Vec::new() };
+                    names.into_iter().map(unknown).for_each(|record| found.add(record));
                 }
+                Err(error) => found.failures.push(error),
             }
             Ok(found)
         })

@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) cache: u64,
     /// The longest that one operation on the SAN may take.
     pub(crate) timeout: Duration,
+    /// Whether hooks are to present what is read.
+    pub(crate) present: bool,
     /// Whether to print JSON.
     pub(crate) json: bool,
     /// Whether to say nothing but errors.
@@ -105,6 +107,7 @@ impl Settings {
             engine: flags.engine.unwrap_or_default(),
             cache,
             timeout,
+            present: flags.present,
             json: flags.json,
             quiet: flags.quiet,
             initiator: flags.initiator,

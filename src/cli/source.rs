@@ -2,64 +2,21 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use crate::block::{BlockSource, CachePool, ImageFile};
+use crate::block::{BlockSource, ImageFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Filesystem;
 use crate::fs::ext::{Ext, Summary};
 use crate::fs::ext4_view::Ext4View;
-use crate::iscsi::{self, IscsiUrl, Portal, Session};
+use crate::iscsi::{IscsiUrl, Portal};
 use crate::volume::{self, Content, Scan, Volume};
 
 use super::args::{Engine, SourceArg};
 use super::complain;
+use super::context::Context;
 use super::exit::Exit;
-use super::settings::Settings;
 use super::units::show_size;
-
-/// What every command works with: the settings, and the sessions that must be logged out at the end.
-pub(crate) struct Context {
-    pub(crate) settings: Settings,
-    /// Above LUNs only: the kernel's page cache does for images.
-    cache: CachePool,
-    sessions: Mutex<Vec<Session>>,
-}
-
-impl Context {
-    pub(crate) fn new(settings: Settings) -> Self {
-        let budget = usize::try_from(settings.cache).unwrap_or(usize::MAX);
-        Self { settings, cache: CachePool::new(budget), sessions: Mutex::new(Vec::new()) }
-    }
-
-    /// Puts the cache above a LUN; one budget for all of them.
-    pub(crate) fn cache(&self, lun: Arc<dyn BlockSource>) -> impl BlockSource {
-        self.cache.cache(lun)
-    }
-
-    /// Logs in; [`Context::log_out`] will end the session, whatever happens in between.
-    pub(crate) async fn log_in(
-        &self,
-        portals: &[Portal],
-        target: &str,
-        config: &iscsi::Config,
-    ) -> Result<Session> {
-        let session = Session::login(portals, target, config).await?;
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).push(session.clone());
-        Ok(session)
-    }
-
-    /// Logs out of everything. The SAN may take the snapshot away after this.
-    pub(crate) async fn log_out(&self) {
-        let sessions =
-            std::mem::take(&mut *self.sessions.lock().unwrap_or_else(PoisonError::into_inner));
-        for session in sessions {
-            if let Err(error) = session.logout().await {
-                tracing::warn!("logout: {error}");
-            }
-        }
-    }
-}
 
 /// Where the blocks come from.
 #[derive(Clone, Debug)]
@@ -121,7 +78,7 @@ pub(crate) async fn open_device(
         Location::Image(path) => Ok(Arc::new(ImageFile::open(path)?)),
         Location::Lun { url, target } => {
             let config = context.settings.login(url)?;
-            let session = context.log_in(&url.portals, target, &config).await?;
+            let session = context.log_in(&url.portals, target, url.lun, &config).await?;
             let lun = session.open_lun(url.lun).await?;
             Ok(Arc::new(context.cache(Arc::new(lun))))
         }

@@ -12,10 +12,11 @@ use crate::error::Result;
 use crate::fs::{FileType, Filesystem, LastLink, resolve};
 
 use super::args::SourceArg;
+use super::context::Context;
 use super::entry::{Entry, EntryJson, mode_string, type_name};
 use super::exit::Exit;
 use super::output::{Output, printable, rfc3339};
-use super::source::{self, Context};
+use super::source;
 use super::tally::Tally;
 
 /// Show everything that an inode holds

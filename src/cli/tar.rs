@@ -9,8 +9,9 @@ use crate::extract::{self, Report};
 
 use super::args::SourceArg;
 use super::complain;
+use super::context::Context;
 use super::exit::Exit;
-use super::source::{self, Context};
+use super::source;
 use super::writer::Writer;
 
 /// Write files and trees to standard output as a tar archive (PAX)

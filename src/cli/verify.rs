@@ -6,9 +6,10 @@ use crate::error::Result;
 use crate::extract::{self, Report};
 
 use super::args::SourceArg;
+use super::context::Context;
 use super::exit::Exit;
 use super::output::Output;
-use super::source::{self, Context};
+use super::source;
 use super::units::show_size;
 use super::{complain, progress};
 

@@ -11,10 +11,11 @@ use crate::fs::{FileType, Filesystem, LastLink, resolve};
 use crate::iscsi;
 
 use super::args::SourceArg;
+use super::context::Context;
 use super::entry::{Entry, EntryJson, mode_string};
 use super::exit::Exit;
 use super::output::{Output, local_time, printable};
-use super::source::{self, Context, Location};
+use super::source::{self, Location};
 use super::tally::Tally;
 
 /// What is read at a time.
@@ -62,6 +63,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
         let looked = look(context, &source, &path).await;
         // One session at a time: a SAN may allow few, and hold many snapshots.
         context.log_out().await;
+        context.revoke_all().await.iter().for_each(|error| tally.failed(error));
         match looked {
             Ok((name, found)) => {
                 add(&mut versions, name, found);

@@ -9,6 +9,7 @@
 //! session's, and a request that fails there is answered at once.
 
 mod errno;
+mod farewell;
 mod handles;
 #[cfg(test)]
 mod memory;
@@ -30,6 +31,7 @@ mod watchdog;
 )]
 mod needs;
 
+pub use farewell::{Farewell, Outcome};
 pub use mount::{Mount, MountOptions};
 pub use mountpoint::Mountpoint;
 pub use node::Shown;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use fuser::{Config, MountOption, Session, SessionACL};
 use tokio::sync::oneshot;
 
+use super::farewell::Farewell;
 use super::mountpoint::Mountpoint;
 use super::mounts::Mounted;
 use super::node::Shown;
@@ -49,6 +50,7 @@ impl MountOptions {
 #[derive(Debug)]
 pub struct Mount {
     mounted: Option<Mounted>,
+    farewell: Farewell,
     ended: oneshot::Receiver<io::Result<()>>,
 }
 
@@ -67,7 +69,9 @@ impl Mount {
     ) -> Result<Self> {
         check_device()?;
         let view = View::new(filesystem, options.shown);
-        let server = Server::new(view, runtime, options.kernel_checks_permissions());
+        let farewell = Farewell::new()?;
+        let checks = options.kernel_checks_permissions();
+        let server = Server::new(view, runtime, checks, farewell.clone());
         let session = Session::new(server, mountpoint.path(), &config(options))
             .map_err(|error| explain(mountpoint, error))?;
         let mounted = Mounted::find(mountpoint.path())?;
@@ -77,12 +81,17 @@ impl Mount {
             // Nobody may be waiting for the end any more; that is fine.
             .spawn(move || drop(end.send(session.run())))
             .map_err(|error| Error::io("start the FUSE session", error))?;
-        Ok(Self { mounted, ended })
+        Ok(Self { mounted, farewell, ended })
     }
 
     /// Where it is, while it is there.
     pub(super) fn mounted(&self) -> Option<&Mounted> {
         self.mounted.as_ref()
+    }
+
+    /// Where the outcome is to be told, when all is over: [`unmount`](super::unmount) waits for it.
+    pub fn farewell(&self) -> Farewell {
+        self.farewell.clone()
     }
 
     /// Waits until the mount is gone, whoever unmounted it.

@@ -1,9 +1,15 @@
 //! The directory that a mount covers.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::mounts::Mounted;
+use super::unmount::{asked, resolve};
 use crate::error::{Error, ErrorKind, Result};
+
+/// How long a dead mount is left to the watchdog of its process: two that clear one path at the same time could take
+/// away what has been mounted in between.
+const WATCHDOGS_TURN: Duration = Duration::from_millis(500);
 
 /// An existing directory, fit to be mounted on, as an absolute path without links.
 ///
@@ -12,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Mountpoint(PathBuf);
 
 impl Mountpoint {
-    /// Checks `path`.
+    /// Checks `path`; a mount of ours whose process was killed is taken away from it.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] or [`ErrorKind::Permission`] where it is no directory or cannot be entered,
@@ -24,17 +30,12 @@ impl Mountpoint {
                 std::io::ErrorKind::PermissionDenied => ErrorKind::Permission,
                 _ => ErrorKind::Io,
             };
-            let dead = error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error());
-            let reported = Error::new(kind, format!("mount point {shown}: {error}"));
-            if dead {
-                reported.with_hint(format!(
-                    "a process that served it was killed; clear it with `snapbrowse umount {shown}`"
-                ))
-            } else {
-                reported.with_source(error)
-            }
+            Error::new(kind, format!("mount point {shown}: {error}")).with_source(error)
         };
-        let directory = path.canonicalize().map_err(failed)?;
+        let directory = resolve(path).map_err(failed)?;
+        if is_dead(&directory) {
+            clear_dead(&directory)?;
+        }
         if let Some(mounted) = Mounted::find(&directory)? {
             if mounted.is_ours() {
                 return Err(Error::new(
@@ -59,6 +60,26 @@ impl Mountpoint {
     pub fn path(&self) -> &Path {
         &self.0
     }
+}
+
+/// Whether something is mounted there whose process was killed. The path itself may be known to the kernel still; this
+/// question is one that it asks the process.
+fn is_dead(directory: &Path) -> bool {
+    asked(directory).is_err_and(|errno| errno == rustix::io::Errno::NOTCONN)
+}
+
+/// Takes a dead mount of ours away, if the watchdog of the killed process does not.
+fn clear_dead(directory: &Path) -> Result<()> {
+    let until = Instant::now() + WATCHDOGS_TURN;
+    while let Some(mounted) = Mounted::find(directory)?.filter(Mounted::is_ours) {
+        if Instant::now() >= until {
+            let shown = directory.display();
+            tracing::warn!("{shown}: taking away what a killed process left mounted there");
+            return mounted.clear();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::errno::{device_errno, errno, is_ordinary};
+use super::farewell::Farewell;
 use super::handles::Handles;
 use super::node;
 use super::view::{Full, Listing, SeekTo, View, Want};
@@ -33,7 +34,8 @@ const MAX_REQUEST: u32 = 1 << 20;
 /// Readahead requests that the kernel may have under way.
 const MAX_BACKGROUND: u16 = 64;
 
-/// The extended attribute of the root, listed nowhere, that names the process behind the mount.
+/// The extended attribute of the root, listed nowhere, that names the process behind the mount, and the descriptor that
+/// it tells the outcome through.
 pub(super) const PROCESS_XATTR: &str = "user.snapbrowse.process";
 
 /// What the session threads share.
@@ -44,10 +46,16 @@ pub(super) struct Server {
     watch: Arc<Watch>,
     runtime: Handle,
     kernel_checks_permissions: bool,
+    farewell: Farewell,
 }
 
 impl Server {
-    pub(super) fn new(view: View, runtime: Handle, kernel_checks_permissions: bool) -> Self {
+    pub(super) fn new(
+        view: View,
+        runtime: Handle,
+        kernel_checks_permissions: bool,
+        farewell: Farewell,
+    ) -> Self {
         Self {
             view: Arc::new(view),
             files: Arc::default(),
@@ -55,6 +63,7 @@ impl Server {
             watch: Arc::default(),
             runtime,
             kernel_checks_permissions,
+            farewell,
         }
     }
 
@@ -329,7 +338,7 @@ impl fuser::Filesystem for Server {
 
     fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         if node == INodeNo::ROOT && name == PROCESS_XATTR {
-            let process = std::process::id().to_string();
+            let process = format!("{} {}", std::process::id(), self.farewell.number());
             return reply_xattr(reply, size, Ok(process.into_bytes()));
         }
         let (view, name) = (Arc::clone(&self.view), name.as_bytes().to_vec());

@@ -1,6 +1,7 @@
 //! Taking a mount away from outside, and waiting for the process behind it.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -10,12 +11,13 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
+use super::farewell::Outcome;
 use super::mounts::{Lazily, Mounted};
 use super::serve::PROCESS_XATTR;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Unmounts `path` and returns when the process behind it is gone: its session is logged out by then, and the
-/// snapshot can be revoked.
+/// Unmounts `path` and returns when the process behind it is gone, with what it says of its end: whether its session is
+/// logged out by then, and the snapshot revoked. `None` where there was no such process, or where it was killed over it.
 ///
 /// The process is asked for its number through the mount itself, so there is no file to go stale; one that was
 /// killed answers nothing, and its mount is only cleared away.
@@ -23,8 +25,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// # Errors
 /// [`ErrorKind::NotFound`] where no mount of ours is there, [`ErrorKind::Io`] where it is in use,
 /// [`ErrorKind::Timeout`] where the process outlives `patience`.
-pub fn unmount(path: &Path, patience: Duration) -> Result<()> {
-    let mountpoint = resolve(path)?;
+pub fn unmount(path: &Path, patience: Duration) -> Result<Option<Outcome>> {
+    let mountpoint = resolve(path).map_err(|error| Error::io(path.display(), error))?;
     let mounted = Mounted::find(&mountpoint)?.filter(Mounted::is_ours).ok_or_else(|| {
         Error::new(
             ErrorKind::NotFound,
@@ -33,41 +35,52 @@ pub fn unmount(path: &Path, patience: Duration) -> Result<()> {
     })?;
     let process = process_behind(&mounted)?;
     mounted.unmount(Lazily::No)?;
-    match process {
-        Some(process) => wait(&process, patience).map_err(|error| error.context(path.display())),
-        None => Ok(()),
-    }
+    let Some(process) = process else { return Ok(None) };
+    wait(&process.handle, patience).map_err(|error| error.context(path.display()))?;
+    Ok(process.memory.and_then(Outcome::read))
 }
 
 /// The path without links. A dead mount cannot be looked at, but the directory that it lies in can.
-fn resolve(path: &Path) -> Result<PathBuf> {
-    path.canonicalize()
-        .or_else(|error| {
-            let parent = match path.parent() {
-                Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-                Some(parent) => parent,
-                None => return Err(error),
-            };
-            match path.file_name() {
-                Some(name) => Ok(parent.canonicalize()?.join(name)),
-                None => Err(error),
+pub(super) fn resolve(path: &Path) -> std::io::Result<PathBuf> {
+    path.canonicalize().or_else(|error| {
+        let parent = match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => return Err(error),
+        };
+        match path.file_name() {
+            Some(name) if error.kind() != std::io::ErrorKind::NotFound => {
+                Ok(parent.canonicalize()?.join(name))
             }
-        })
-        .map_err(|error| Error::io(path.display(), error))
+            _ => Err(error),
+        }
+    })
 }
 
-/// A handle on the process that serves a mount; `None` where there is none any more, or where it does not say.
-fn process_behind(mounted: &Mounted) -> Result<Option<OwnedFd>> {
-    let pid = match asked(&mounted.mountpoint) {
+/// The process that serves a mount.
+struct Process {
+    handle: OwnedFd,
+    /// Where it tells the outcome.
+    memory: Option<File>,
+}
+
+/// The process that serves a mount; `None` where there is none any more, or where it does not say.
+fn process_behind(mounted: &Mounted) -> Result<Option<Process>> {
+    let answer = match asked(&mounted.mountpoint) {
         // Not even root may look into a user's mount; the user may.
         Err(rustix::io::Errno::ACCESS) => ask_as_owner(mounted),
         answer => answer.ok(),
     };
-    let Some(pid) = pid.and_then(|text| text.trim().parse().ok()).and_then(Pid::from_raw) else {
-        return Ok(None);
-    };
+    let answer = answer.unwrap_or_default();
+    let mut numbers = answer.split_whitespace().map_while(|text| text.parse::<i32>().ok());
+    let Some(pid) = numbers.next().and_then(Pid::from_raw) else { return Ok(None) };
     match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(handle) => Ok(Some(handle)),
+        Ok(handle) => {
+            let memory = numbers.next().and_then(|number| {
+                File::open(format!("/proc/{}/fd/{number}", pid.as_raw_nonzero())).ok()
+            });
+            Ok(Some(Process { handle, memory }))
+        }
         Err(rustix::io::Errno::SRCH) => Ok(None),
         Err(errno) => {
             let what = format!("watch process {}", pid.as_raw_nonzero());
@@ -76,9 +89,9 @@ fn process_behind(mounted: &Mounted) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// The number of the process, as it says itself.
-fn asked(mountpoint: &Path) -> rustix::io::Result<String> {
-    let mut answer = [0; 16];
+/// The numbers of the process and of the descriptor, as it says itself.
+pub(super) fn asked(mountpoint: &Path) -> rustix::io::Result<String> {
+    let mut answer = [0; 32];
     let len = rustix::fs::getxattr(mountpoint, PROCESS_XATTR, &mut answer)?;
     Ok(String::from_utf8_lossy(&answer[..len]).into_owned())
 }

@@ -238,11 +238,19 @@ impl Claim {
     }
 }
 
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Closing it would not do at once: a process that another thread is just starting has the file open too, until
+        // it becomes another program.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 /// The record in a file; `None` where it is there no more.
 fn open(path: &Path) -> Result<Option<Claim>> {
     let failed = |error| Error::io(format!("read {}", path.display()), error);
     let mut options = OpenOptions::new();
-    options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+    options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
     let file = match options.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == IoKind::NotFound => return Ok(None),

@@ -181,7 +181,9 @@ impl FuseMount<'_> {
         ask.args(["--absolute-names", "--only-values", "-n", "user.snapbrowse.process"]);
         let output = ask.arg(&self.dir).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        rustix::process::Pid::from_raw(text.trim().parse().unwrap()).unwrap()
+        // The second number is a descriptor of its.
+        let pid = text.split_whitespace().next().unwrap().parse().unwrap();
+        rustix::process::Pid::from_raw(pid).unwrap()
     }
 
     /// Whether the kernel's table has it.

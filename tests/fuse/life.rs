@@ -9,7 +9,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use snapbrowse_target::{Fault, On, Rule};
 
-use crate::common::{Need, Snapbrowse, User, can_run, crashed_disk, find_program, is_mount_point};
+use crate::common::{
+    FuseMount, Need, Snapbrowse, User, can_run, crashed_disk, find_program, is_mount_point,
+};
 use crate::target::CrashedLun;
 
 const NEEDS: &[Need] =
@@ -44,9 +46,30 @@ fn umount_returns_after_the_logout() {
         let process = mount.process();
         assert!(is_running(process));
         logout_takes_long(&lun);
-        mount.unmount();
+        let dir = mount.path().to_str().unwrap();
+        // It was told that the target said nothing.
+        let said = snapbrowse.fails(1, ["umount", dir]);
+        assert!(said.ends_with("the target did not confirm the logout"), "{said}");
+        assert!(said.contains(dir), "{said}");
         assert!(!is_running(process), "{user:?}");
         assert_eq!(lun.server.stats().logouts, 1);
+        mount.wait_until_gone();
+    }
+}
+
+#[test]
+fn umount_succeeds_where_the_logout_was_confirmed() {
+    if !can_run("umount_succeeds_where_the_logout_was_confirmed", NEEDS) {
+        return;
+    }
+    for user in users() {
+        let lun = CrashedLun::new();
+        let snapbrowse = Snapbrowse::run_by(user);
+        let mount = snapbrowse.mount(&lun.url());
+        let said = snapbrowse.output(["umount", mount.path().to_str().unwrap()]);
+        assert!(said.status.success() && said.stderr.is_empty(), "{said:?}");
+        mount.wait_until_gone();
+        lun.wait_until_logged_out();
     }
 }
 
@@ -61,7 +84,8 @@ fn root_unmounts_for_a_user_and_waits_too() {
     let mount = nobody.mount_with(&["--timeout", "4s"], &lun.url());
     let process = mount.process();
     logout_takes_long(&lun);
-    Snapbrowse::new().run(["umount", mount.path().to_str().unwrap()]);
+    let said = Snapbrowse::new().fails(1, ["umount", mount.path().to_str().unwrap()]);
+    assert!(said.ends_with("the target did not confirm the logout"), "{said}");
     assert!(!is_running(process));
     assert_eq!(lun.server.stats().logouts, 1);
     mount.wait_until_gone();
@@ -130,6 +154,16 @@ fn a_killed_process_leaves_no_dead_mount() {
     }
 }
 
+/// Kills the process behind a mount, and the watchdog first.
+fn kill_all_behind(mount: &FuseMount<'_>) {
+    let process = mount.process();
+    for child in children(process) {
+        kill_process(child, Signal::KILL).unwrap();
+    }
+    kill_process(process, Signal::KILL).unwrap();
+    wait_until(|| fs::metadata(mount.path()).is_err());
+}
+
 #[test]
 fn where_the_watchdog_was_killed_too_umount_clears_the_dead_mount() {
     if !can_run("where_the_watchdog_was_killed_too_umount_clears_the_dead_mount", NEEDS) {
@@ -139,16 +173,41 @@ fn where_the_watchdog_was_killed_too_umount_clears_the_dead_mount() {
         let lun = CrashedLun::new();
         let snapbrowse = Snapbrowse::run_by(user);
         let mount = snapbrowse.mount(&lun.url());
-        let process = mount.process();
-        for child in children(process) {
-            kill_process(child, Signal::KILL).unwrap();
-        }
-        kill_process(process, Signal::KILL).unwrap();
+        kill_all_behind(&mount);
+        let output = snapbrowse.output(["umount", mount.path().to_str().unwrap()]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("was killed before it could log out"), "{said}");
+        mount.wait_until_gone();
+    }
+}
+
+#[test]
+fn where_the_watchdog_was_killed_too_the_next_start_clears_the_dead_mount() {
+    if !can_run("where_the_watchdog_was_killed_too_the_next_start_clears_the_dead_mount", NEEDS) {
+        return;
+    }
+    for user in users() {
+        let lun = CrashedLun::new();
+        let snapbrowse = Snapbrowse::run_by(user);
+        let mount = snapbrowse.mount(&lun.url());
+        kill_all_behind(&mount);
+        let portal = format!("iscsi://{}", lun.server.portal());
         let dir = mount.path().to_str().unwrap();
-        wait_until(|| fs::metadata(dir).is_err());
-        let said = snapbrowse.fails(1, ["mount", &lun.url(), dir]);
-        assert!(said.contains(&format!("snapbrowse umount {dir}")), "{said}");
-        mount.unmount();
+        for (arguments, file) in [
+            (["mount", &lun.url(), dir], "etc/hostname"),
+            (["browse", &portal, dir], "iqn.2026-01.test:fuse/etc/hostname"),
+        ] {
+            let output = snapbrowse.output(arguments);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success(), "{user:?}: {said}");
+            assert!(said.contains("a killed process left"), "{said}");
+            let mut read = snapbrowse.command_of("cat");
+            assert_eq!(read.arg(mount.path().join(file)).output().unwrap().stdout, b"srv1\n");
+            kill_all_behind(&mount);
+        }
+        snapbrowse.output(["umount", dir]);
+        mount.wait_until_gone();
     }
 }
 
@@ -296,6 +355,12 @@ fn read_in_time(path: PathBuf) -> std::io::Result<Vec<u8>> {
     receive.recv_timeout(Duration::from_secs(60)).expect("no answer within a minute")
 }
 
+fn unmounts_without_logging_out(snapbrowse: &Snapbrowse, mount: FuseMount<'_>) {
+    let said = snapbrowse.fails(1, ["umount", mount.path().to_str().unwrap()]);
+    assert!(said.ends_with("the target did not confirm the logout"), "{said}");
+    mount.wait_until_gone();
+}
+
 #[test]
 fn a_target_that_is_gone_is_an_io_error_and_umount_still_works() {
     if !can_run("a_target_that_is_gone_is_an_io_error_and_umount_still_works", NEEDS) {
@@ -309,7 +374,7 @@ fn a_target_that_is_gone_is_an_io_error_and_umount_still_works() {
     lun.vanish();
     let error = read_in_time(path).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(5), "{error}, of {size} bytes");
-    mount.unmount();
+    unmounts_without_logging_out(&snapbrowse, mount);
 }
 
 #[test]
@@ -330,5 +395,5 @@ fn a_target_that_is_silent_is_an_io_error_and_umount_still_works() {
         let error = read_in_time(path).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(5), "{error}");
     }
-    mount.unmount();
+    unmounts_without_logging_out(&snapbrowse, mount);
 }
