@@ -120,6 +120,7 @@ struct JournalInfo {
     transactions: u32,
     blocks: u64,
     revokes: u64,
+    fast_commits: u32,
 }
 
 impl DeviceInfo {
@@ -270,19 +271,26 @@ impl From<&JournalReport> for JournalInfo {
             transactions: report.transactions,
             blocks: report.blocks,
             revokes: report.revokes,
+            fast_commits: report.fast_commits,
         }
     }
 }
 
 impl JournalInfo {
     fn sentence(&self) -> String {
-        let Self { transactions, blocks, revokes, .. } = self;
+        let Self { transactions, blocks, revokes, fast_commits, .. } = self;
         match self.state {
             "clean" => "clean".to_owned(),
             "ignored" => "dirty, not played back".to_owned(),
-            _ => format!(
-                "dirty, played back in memory: {transactions} transactions, {blocks} blocks, {revokes} revokes"
-            ),
+            _ => {
+                let mut sentence = format!(
+                    "dirty, played back in memory: {transactions} transactions, {blocks} blocks, {revokes} revokes"
+                );
+                if *fast_commits > 0 {
+                    sentence += &format!(", {fast_commits} fast commits");
+                }
+                sentence
+            }
         }
     }
 }

@@ -48,7 +48,7 @@ impl Ext4View {
     /// # Errors
     /// [`ErrorKind::Unsupported`] and [`ErrorKind::Corrupt`] as the crate sees it.
     pub async fn open(native: Arc<Ext>) -> Result<Self> {
-        let source = CleanSource { source: native.recovered(), runtime: Handle::current() };
+        let source = CleanSource { source: native.recovered()?, runtime: Handle::current() };
         let worker = Worker::start(source).await?;
         Ok(Self { native, worker })
     }

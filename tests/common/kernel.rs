@@ -46,7 +46,17 @@ impl KernelMount {
 
 impl Drop for KernelMount {
     fn drop(&mut self) {
-        run("umount", &[self.dir.path().to_str().unwrap()]);
+        // A program that another test is just starting has this one's open files until it runs.
+        let unmount = || Command::new("umount").arg(self.dir.path()).output().unwrap();
+        for _ in 0..100 {
+            let output = unmount();
+            if !String::from_utf8_lossy(&output.stderr).contains("busy") {
+                assert!(output.status.success(), "umount: {output:?}");
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        panic!("{} stays busy", self.dir.path().display());
     }
 }
 

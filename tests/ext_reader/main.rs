@@ -6,6 +6,7 @@ mod common;
 mod crash;
 mod damaged;
 mod faithful;
+mod fast_commit;
 mod hostile;
 mod naming;
 mod survey;

@@ -103,7 +103,11 @@ impl Disk {
     pub(super) async fn readdir(&self, ino: Ino, cookie: u64) -> Result<Vec<DirEntry>> {
         let dir = self.directory(ino).await?;
         let naming = self.naming(&dir).await?;
-        let claimed = self.dir_blocks(&dir)?;
+        let changes = self.replayed.dir(ino);
+        let claimed = match changes.is_some_and(|changes| changes.fresh) {
+            true => 0,
+            false => self.dir_blocks(&dir)?,
+        };
         let blocks = claimed.min(self.dir_blocks_in_use(&dir));
         let size = self.block_size();
         let mut at = cookie / size;
@@ -116,6 +120,10 @@ impl Disk {
                 Ok(Ok(block)) => {
                     let entries = dirent::entries(&self.sb, &block.bytes, from);
                     for entry in entries {
+                        let replaced = |name| changes.is_some_and(|changes| changes.knows(name));
+                        if entry.as_ref().is_ok_and(|entry| replaced(entry.name)) {
+                            continue;
+                        }
                         match entry.and_then(|entry| dir_entry(&naming, &entry, position)) {
                             Ok(entry) => batch.push(entry),
                             Err(error) => self.note_damage(
@@ -134,6 +142,9 @@ impl Disk {
                 Err(error) => return Err(error),
             }
             from = 0;
+        }
+        if let (Some(changes), true) = (changes, batch.is_empty()) {
+            batch = changes.entries(cookie, claimed * size);
         }
         if batch.is_empty() {
             if let Some(damage) = self.lock_damaged().get(&ino) {
@@ -199,9 +210,13 @@ impl Disk {
         })
     }
 
-    async fn search(&self, dir: &File, name: &[u8]) -> Result<Option<Ino>> {
+    /// The inode that a name stands for; past the cache of names.
+    pub(super) async fn search(&self, dir: &File, name: &[u8]) -> Result<Option<Ino>> {
         if name == b"." {
             return Ok(Some(dir.ino));
+        }
+        if let Some(known) = self.replayed.dir(dir.ino).and_then(|changes| changes.get(name)) {
+            return Ok(known.map(|named| named.ino));
         }
         let naming = self.naming(dir).await?;
         // The parent's entry is not in the index, but always in the first block. The index of names that are folded or

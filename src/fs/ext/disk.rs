@@ -13,6 +13,7 @@ use super::layout::group::Group;
 use super::layout::map::{Child, MapNode};
 use super::layout::superblock::Superblock;
 use super::layout::{FileBlock, FsBlock, corrupt};
+use super::replay::Replayed;
 use super::walk_ahead::WalkAhead;
 use crate::block::{self, BlockSource, Segments};
 use crate::error::{Error, Result};
@@ -39,6 +40,8 @@ pub(super) struct Disk {
     pub(super) source: Arc<dyn BlockSource>,
     pub(super) sb: Superblock,
     pub(super) verify: Verify,
+    /// What fast commits changed, which stands before all else.
+    pub(super) replayed: Replayed,
     pub(super) groups: ByteLru<u32, Group>,
     pub(super) files: ByteLru<Ino, Arc<File>>,
     pub(super) maps: ByteLru<(Ino, Child), Arc<MapNode>>,
@@ -55,6 +58,7 @@ impl Disk {
             source,
             sb,
             verify,
+            replayed: Replayed::default(),
             groups: ByteLru::new(GROUPS_BYTES),
             files: ByteLru::new(FILES_BYTES),
             maps: ByteLru::new(MAPS_BYTES),

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
+
 use super::dir::is_damage;
 use super::disk::Disk;
 
@@ -24,6 +26,13 @@ pub(super) struct File {
 impl File {
     pub(super) fn new(inode: Inode) -> Self {
         Self { ino: inode.attr.ino, inode, map_root: OnceLock::new() }
+    }
+
+    /// A file whose map is not the one in its inode.
+    pub(super) fn with_map(inode: Inode, map: MapNode) -> Self {
+        let file = Self::new(inode);
+        file.map_root.set(Ok(map)).expect("it is new");
+        file
     }
 
     /// The root of the block map. A damaged one hinders reading, but not `stat`.
@@ -63,16 +72,24 @@ impl Disk {
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`] for one that is not in use or cannot be, [`crate::ErrorKind::BadChecksum`].
     pub(super) async fn file(&self, ino: Ino) -> Result<Arc<File>> {
+        if let Some(file) = self.replayed.file(ino) {
+            return file;
+        }
         if let Some(file) = self.files.get(&ino) {
             return Ok(file);
         }
-        let (group, index) = self.place_of(ino)?;
-        let table = self.group(group).await?;
-        let range = self.inode_bytes(table, index);
-        let bytes = self.read(range.start, usize::from(self.sb.inode_size)).await?.into_bytes();
+        let bytes = self.raw_inode(ino).await?;
         let file = Arc::new(File::new(Inode::parse(&self.sb, ino, &bytes, self.verifies())?));
         self.files.insert(ino, Arc::clone(&file), file.weight());
         Ok(file)
+    }
+
+    /// The bytes of the inode with this number, as they lie in its group's table.
+    pub(super) async fn raw_inode(&self, ino: Ino) -> Result<Bytes> {
+        let (group, index) = self.place_of(ino)?;
+        let table = self.group(group).await?;
+        let range = self.inode_bytes(table, index);
+        Ok(self.read(range.start, usize::from(self.sb.inode_size)).await?.into_bytes())
     }
 
     /// The group of an inode, and its place in the group's table.

@@ -15,6 +15,7 @@ mod naming;
 mod open;
 mod readahead;
 mod recover;
+mod replay;
 mod statfs;
 mod superblocks;
 mod symlink;
@@ -33,7 +34,7 @@ use watch::Watch;
 
 use super::{Attr, DirEntry, FileReader, Filesystem, Ino, Pending, StatFs};
 use crate::block::BlockSource;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 pub use journal::{JournalMode, JournalReport};
 
@@ -87,10 +88,6 @@ impl Ext {
     /// [`ErrorKind::NoFilesystem`] where there is no ext superblock, [`ErrorKind::Unsupported`] with the name of a
     /// feature that is not read here, [`ErrorKind::Corrupt`], [`ErrorKind::BadChecksum`].
     ///
-    /// [`ErrorKind::NoFilesystem`]: crate::ErrorKind::NoFilesystem
-    /// [`ErrorKind::Unsupported`]: crate::ErrorKind::Unsupported
-    /// [`ErrorKind::Corrupt`]: crate::ErrorKind::Corrupt
-    /// [`ErrorKind::BadChecksum`]: crate::ErrorKind::BadChecksum
     pub async fn open(source: Arc<dyn BlockSource>, options: Options) -> Result<Self> {
         open::open(source, None, options).await
     }
@@ -101,8 +98,6 @@ impl Ext {
     /// Those of [`Ext::open`]; [`ErrorKind::InvalidInput`] where `journal_device` is not the journal of this file
     /// system, [`ErrorKind::Usage`] where that needs no device.
     ///
-    /// [`ErrorKind::InvalidInput`]: crate::ErrorKind::InvalidInput
-    /// [`ErrorKind::Usage`]: crate::ErrorKind::Usage
     pub async fn open_with_journal(
         source: Arc<dyn BlockSource>,
         journal_device: Arc<dyn BlockSource>,
@@ -112,8 +107,17 @@ impl Ext {
     }
 
     /// The blocks as they read after recovery, the superblock still saying that it is needed.
-    pub fn recovered(&self) -> Arc<dyn BlockSource> {
-        Arc::clone(&self.disk.source)
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where fast commits were played back, which change files and not blocks.
+    pub fn recovered(&self) -> Result<Arc<dyn BlockSource>> {
+        if self.disk.replayed.changes_anything() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "fast commits cannot be played back for another reader",
+            ));
+        }
+        Ok(Arc::clone(&self.disk.source))
     }
 
     /// Facts for `info`.

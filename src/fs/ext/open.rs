@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::disk::{Disk, Verify};
-use super::journal::JournalReport;
+use super::journal::{self, JournalReport};
 use super::layout::FsBlock;
 use super::layout::features::Incompat;
 use super::layout::mmp;
 use super::layout::superblock::{self, Superblock};
-use super::recover::recover;
+use super::recover::{Recovered, recover};
+use super::replay;
 use super::superblocks::{self, Found};
 use super::watch::Watch;
 use super::{Ext, Options, Summary};
@@ -29,15 +30,24 @@ pub(super) async fn open(
     let before = superblocks::find(&*device, options.superblock).await?;
 
     let base = Arc::clone(&device);
-    let (source, report) =
+    let Recovered { source, fast_commits, mut report } =
         recover(base, &before, journal_device, options.journal, &mut watch).await?;
 
     // The log may hold a newer superblock.
     let Found { sb, backup } = superblocks::find(&*source, options.superblock).await?;
+    let mut disk = Disk::new(Arc::clone(&source), sb.clone(), Verify::Always);
+    if !fast_commits.is_empty() {
+        let before = Disk::new(Arc::clone(&source), sb.clone(), Verify::Always);
+        let (replayed, warnings) =
+            replay::replay(&before, fast_commits).await.map_err(journal::hint)?;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        report.warnings.extend(warnings);
+        disk.replayed = replayed;
+    }
     let mut summary = summarize(&sb, report, source.len());
     summary.warnings.extend(backup);
     summary.warnings.extend(mounted_elsewhere(&device, &sb, &mut watch).await?);
-    Ok(Ext { disk: Arc::new(Disk::new(source, sb, Verify::Always)), summary, watch })
+    Ok(Ext { disk: Arc::new(disk), summary, watch })
 }
 
 /// Where multiple-mount protection is in use, a warning if somebody has the file system mounted; the block changes every

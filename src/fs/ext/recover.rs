@@ -6,6 +6,7 @@ use super::dir::is_damage;
 use super::disk::{Disk, Verify};
 use super::inodes::File;
 use super::journal::{self, JournalMode, JournalReport, LogRun, Recovery};
+use super::layout::fast_commit::Change;
 use super::layout::features::Incompat;
 use super::layout::inode::Inode;
 use super::layout::superblock::{JournalPlace, Superblock};
@@ -18,19 +19,36 @@ use crate::fs::{FileType, Ino};
 
 const IGNORE_HINT: &str = "`--journal ignore` reads the file system as it lies on the disk";
 
-/// The file system as it reads after recovery, and what was found in the journal.
+/// What recovery comes to.
+pub(super) struct Recovered {
+    /// The file system's blocks as they read after it.
+    pub(super) source: Arc<dyn BlockSource>,
+    /// What the fast commits change on top of that.
+    pub(super) fast_commits: Vec<Change>,
+    /// What was found in the journal.
+    pub(super) report: JournalReport,
+}
+
+impl Recovered {
+    /// The blocks as they lie on the disk.
+    fn as_found(source: Arc<dyn BlockSource>, report: JournalReport) -> Self {
+        Self { source, fast_commits: Vec::new(), report }
+    }
+}
+
+/// Plays the journal back, as far as it is to be.
 pub(super) async fn recover(
     source: Arc<dyn BlockSource>,
     found: &Found,
     journal_device: Option<Arc<dyn BlockSource>>,
     mode: JournalMode,
     watch: &mut Watch,
-) -> Result<(Arc<dyn BlockSource>, JournalReport)> {
+) -> Result<Recovered> {
     let flagged = found.sb.features.incompat.contains(Incompat::RECOVER);
     let Some(place) = found.sb.journal else {
         return match flagged {
             true => Err(corrupt("superblock: needs_recovery without has_journal")),
-            false => Ok((source, JournalReport::default())),
+            false => Ok(Recovered::as_found(source, JournalReport::default())),
         };
     };
     let mut unread = JournalReport { present: true, dirty: flagged, ..JournalReport::default() };
@@ -44,18 +62,18 @@ pub(super) async fn recover(
             Ok(None) => {}
             Err(_) => watch_start(&source, &found.sb, place, watch).await,
         }
-        return Ok((source, unread));
+        return Ok(Recovered::as_found(source, unread));
     }
     // A backup superblock is not written in use, so its flag does not count.
     let needed = flagged || found.backup.is_some();
     let played = play_back(&source, &found.sb, place, journal_device).await;
     let (log_device, recovery) = match played {
         Ok(Some(played)) => played,
-        Ok(None) => return Ok((source, unread)),
+        Ok(None) => return Ok(Recovered::as_found(source, unread)),
         Err(error) if !needed && is_damage(&error) => {
             unread.warnings.push(format!("{error}: it is not needed, the file system is clean"));
             watch_start(&source, &found.sb, place, watch).await;
-            return Ok((source, unread));
+            return Ok(Recovered::as_found(source, unread));
         }
         Err(error) => return Err(error),
     };
@@ -70,7 +88,8 @@ pub(super) async fn recover(
                     .into(),
             );
         }
-        return Ok((source, JournalReport { dirty: false, replayed: false, ..report }));
+        let report = JournalReport { dirty: false, replayed: false, ..report };
+        return Ok(Recovered::as_found(source, report));
     }
     if report.dirty && mode == JournalMode::RequireClean {
         return Err(Error::new(
@@ -83,7 +102,7 @@ pub(super) async fn recover(
     for warning in &report.warnings {
         tracing::warn!("{warning}");
     }
-    Ok((recovery.source, report))
+    Ok(Recovered { source: recovery.source, fast_commits: recovery.fast_commits, report })
 }
 
 /// Watches the first block of a log inside the file system, the journal superblock, where nothing else can be made of the

@@ -1,6 +1,7 @@
 //! The journal, played back in memory: a map from file-system blocks to their newest copies in the log.
 
 mod external;
+mod fast;
 mod log;
 mod overlay;
 mod scan;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 
 use crate::block::BlockSource;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::ext::layout::fast_commit::Change;
 use crate::fs::ext::layout::jbd2::JournalSuperblock;
 
 pub use external::recover_external;
@@ -48,6 +50,8 @@ pub struct JournalReport {
     pub blocks: u64,
     /// Revoke records found.
     pub revokes: u64,
+    /// Complete fast commits found behind the log.
+    pub fast_commits: u32,
     /// The sequence number that the first transaction of the live log has.
     pub first_sequence: u32,
     /// What a person should know: corrupt log blocks that were passed over, ...
@@ -71,6 +75,8 @@ pub struct Recovery {
     pub source: Arc<dyn BlockSource>,
     /// What was found.
     pub report: JournalReport,
+    /// The changes of the fast commits, in order. They are told in terms of inodes and names and stand on top of `source`.
+    pub fast_commits: Vec<Change>,
     /// What changes on the device that holds the log when somebody writes to the file system: the journal superblock,
     /// and the block where the next transaction would start.
     pub watch: Vec<Seen>,
@@ -107,7 +113,7 @@ pub async fn recover(
 }
 
 /// Says how to go on where the journal cannot be used.
-fn hint(error: Error) -> Error {
+pub(super) fn hint(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Corrupt | ErrorKind::BadChecksum | ErrorKind::Unsupported => {
             error.with_hint("`--journal ignore` reads the file system as it lies on the disk")
@@ -140,21 +146,25 @@ async fn recover_from(
     let seen = |at, bytes| log.bytes(at).map(|place| Seen { offset: place.start, bytes });
     let mut watch: Vec<_> = seen(superblock_at, block).into_iter().collect();
     if superblock.start == 0 {
-        return Ok(Recovery { source, report, watch });
+        return Ok(Recovery { source, report, fast_commits: Vec::new(), watch });
     }
     report.dirty = true;
     let found = scan::scan(&log, &superblock).await?;
-    refuse_fast_commits(&log, &superblock, found.transactions).await?;
+    let next = superblock.sequence.wrapping_add(found.transactions);
+    let fast = fast::read(&log, &superblock, next).await?;
     watch.extend(found.next_contents.and_then(|bytes| seen(found.next_block, bytes)));
+    watch.extend(fast.next.and_then(|(block, bytes)| seen(block, bytes)));
     report.transactions = found.transactions;
     report.revokes = found.revokes;
+    report.fast_commits = fast.commits;
     report.warnings = found.warnings;
+    report.warnings.extend(fast.warning);
     let format = superblock.format();
     let overlay =
         JournalOverlay::new(source, log, format, superblock.sequence, block_size, found.copies);
     report.replayed = true;
     report.blocks = overlay.blocks();
-    Ok(Recovery { source: Arc::new(overlay), report, watch })
+    Ok(Recovery { source: Arc::new(overlay), report, fast_commits: fast.changes, watch })
 }
 
 fn check_geometry(superblock: &JournalSuperblock, log: &Log, block_size: u32) -> Result<()> {
@@ -166,28 +176,4 @@ fn check_geometry(superblock: &JournalSuperblock, log: &Log, block_size: u32) ->
         return Ok(());
     };
     Err(Error::new(ErrorKind::Corrupt, format!("journal superblock: {fault}")))
-}
-
-/// Fast commits continue the log where its last transaction ended; they say so in their first tag.
-async fn refuse_fast_commits(
-    log: &Log,
-    superblock: &JournalSuperblock,
-    transactions: u32,
-) -> Result<()> {
-    const HEAD: u16 = 9;
-    // One block is left free between the log and the fast commits.
-    let first = superblock.end() + 1;
-    if superblock.fast_commit_blocks == 0 || first >= superblock.max_len {
-        return Ok(());
-    }
-    let block = log.read_block(first).await?;
-    let next = superblock.sequence.wrapping_add(transactions);
-    let live =
-        block.starts_with(&HEAD.to_le_bytes()) && block.get(8..12) == Some(&next.to_le_bytes());
-    if live {
-        let message =
-            "journal feature fast_commit is not supported where fast commits are to be played back";
-        return Err(Error::new(ErrorKind::Unsupported, message));
-    }
-    Ok(())
 }

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use super::testlog::{BLOCK, HOME, Memory, TestLog, copy, home};
 use super::*;
 use crate::block::read;
+use crate::fs::ext::layout::fast_commit::tests::Writer;
 use crate::fs::ext::layout::jbd2::{Features, MAGIC};
 
 const PLAIN: Features = Features::REVOKE;
@@ -369,28 +370,64 @@ async fn superblocks_that_cannot_be_used_are_refused_by_name() {
     assert_eq!(error.kind(), BadChecksum);
 }
 
-#[tokio::test]
-async fn live_fast_commits_are_refused_by_name_and_old_ones_passed_over() {
+/// A log of one transaction, number 1, with 8 blocks for fast commits: these, of transaction `sequence`.
+async fn recover_with_fast_commits(sequence: u32, damage: impl Fn(&mut [u8])) -> Recovery {
     let mut log = TestLog::new(PLAIN | Features::FAST_COMMIT);
     log.copies(&[(3, copy(1))]);
     log.commit();
-    for (sequence, live) in [(1_u32, false), (2, true), (3, false)] {
-        let mut device = log.device();
-        let superblock = HOME as usize * BLOCK;
-        device[superblock + 0x54..][..4].copy_from_slice(&8_u32.to_be_bytes());
-        // The first of the 8 blocks stays free.
-        let head = superblock + (64 - 8 + 1) * BLOCK;
-        device[head..head + 4].copy_from_slice(&[9, 0, 8, 0]);
-        device[head + 8..head + 12].copy_from_slice(&sequence.to_le_bytes());
-        let result = recover(Memory::new(device), log.runs(), BLOCK as u32).await;
-        match result {
-            Ok(recovery) => assert!(!live && recovery.report.blocks == 1, "{sequence}"),
-            Err(error) => {
-                assert!(live && error.kind() == ErrorKind::Unsupported, "{sequence}: {error}");
-                assert!(error.message().contains("fast_commit"), "{error}");
-            }
-        }
+    let mut device = log.device();
+    let superblock = HOME as usize * BLOCK;
+    device[superblock + 0x54..][..4].copy_from_slice(&8_u32.to_be_bytes());
+    // The first of the 8 blocks stays free.
+    let area = &mut device[superblock + (64 - 8 + 1) * BLOCK..][..7 * BLOCK];
+    let mut writer = Writer::new(sequence);
+    for name in [b"a", b"b"] {
+        writer.unlink(2, 12, name);
+        writer.tail();
     }
+    for (block, place) in writer.blocks.iter().zip(area.chunks_mut(BLOCK)) {
+        place.copy_from_slice(block);
+    }
+    damage(area);
+    recover(Memory::new(device), log.runs(), BLOCK as u32).await.unwrap()
+}
+
+#[tokio::test]
+async fn fast_commits_of_the_next_transaction_count_and_others_are_passed_over() {
+    for (sequence, commits) in [(1, 0), (2, 2), (3, 0)] {
+        let recovery = recover_with_fast_commits(sequence, |_| {}).await;
+        assert_eq!(recovery.report.fast_commits, commits, "{sequence}");
+        assert_eq!(recovery.fast_commits.len(), commits as usize, "{sequence}");
+        assert_eq!(recovery.report.blocks, 1);
+        assert_eq!(recovery.report.warnings, [""; 0]);
+        // The block where the next one will be written is watched as the log is.
+        let next = (HOME + 64 - 8 + 1 + u64::from(commits)) * BLOCK as u64;
+        assert!(recovery.watch.iter().any(|seen| seen.offset == next), "{sequence}");
+    }
+}
+
+#[tokio::test]
+async fn a_torn_fast_commit_ends_them_with_a_warning() {
+    for (torn, commits) in [(0, 0), (1, 1)] {
+        let recovery = recover_with_fast_commits(2, |area| area[torn * BLOCK + 22] ^= 1).await;
+        assert_eq!(recovery.report.fast_commits, commits);
+        let [warning] = &recovery.report.warnings[..] else { panic!("one warning") };
+        assert!(warning.contains("a fast commit after transaction 1 is incomplete"), "{warning}");
+    }
+}
+
+#[tokio::test]
+async fn fast_commits_may_fill_their_area() {
+    let recovery = recover_with_fast_commits(2, |area| {
+        let mut writer = Writer::new(2);
+        for (index, place) in area.chunks_mut(BLOCK).enumerate() {
+            writer.unlink(2, 12, &[b'a' + index as u8]);
+            writer.tail();
+            place.copy_from_slice(&writer.blocks[index]);
+        }
+    })
+    .await;
+    assert_eq!(recovery.report.fast_commits, 7);
 }
 
 #[tokio::test]

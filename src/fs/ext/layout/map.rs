@@ -78,6 +78,12 @@ impl MapNode {
         Self { range, entries: entries.into_boxed_slice() }
     }
 
+    /// A map of a whole file in one node. The runs ascend and do not overlap.
+    pub fn of_runs(runs: impl Iterator<Item = (u64, u64, FsBlock)>) -> Self {
+        let entry = |(first, len, block)| Entry { first, len, target: Target::Data(block) };
+        Self::new(0..1 << 32, runs.map(entry).collect())
+    }
+
     /// What the node says about a block. Blocks past its range are holes.
     pub fn find(&self, block: FileBlock) -> Found {
         let after = self.entries.partition_point(|entry| entry.first <= block.0);

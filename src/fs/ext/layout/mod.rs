@@ -7,6 +7,7 @@ pub mod acl;
 pub mod checksum;
 pub mod dirent;
 pub mod extent;
+pub mod fast_commit;
 pub mod features;
 pub mod group;
 pub mod hash;
@@ -16,6 +17,7 @@ pub mod inode;
 pub mod jbd2;
 pub mod map;
 pub mod mmp;
+pub mod raw_inode;
 pub mod superblock;
 pub mod xattr;
 
