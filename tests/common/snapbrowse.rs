@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
+
 use super::{find_program, run};
 
 /// Who runs it.
@@ -17,6 +19,14 @@ pub enum User {
     Caller,
     /// `nobody`; only root can become that.
     Nobody,
+}
+
+impl User {
+    /// Everybody that a test can be here: the caller, and for root an ordinary user too.
+    pub fn everybody() -> impl Iterator<Item = Self> {
+        let root = rustix::process::geteuid().is_root();
+        [Self::Caller, Self::Nobody].into_iter().filter(move |user| root || *user == Self::Caller)
+    }
 }
 
 /// The program with a place of its own: no configuration of the caller's, a home that is empty.
@@ -55,6 +65,15 @@ impl Snapbrowse {
     /// The program's own path.
     pub fn program(&self) -> PathBuf {
         self.home.path().join("snapbrowse")
+    }
+
+    /// Writes the user's configuration file.
+    pub fn configure(&self, text: &str) {
+        let file = self.home().join(".config/snapbrowse/config.toml");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        self.give_away(&file);
     }
 
     /// Any program, run by the user.
@@ -169,21 +188,45 @@ pub struct FuseMount<'a> {
     mounted: bool,
 }
 
-impl FuseMount<'_> {
+impl<'a> FuseMount<'a> {
+    /// What the program has mounted on a directory otherwise.
+    pub fn found(snapbrowse: &'a Snapbrowse, dir: PathBuf) -> Self {
+        Self { snapbrowse, dir, mounted: true }
+    }
+
+    /// Kills the process that serves it, and before that the watchdog: the dead mount stays. It can be mounted over.
+    pub fn kill(&self) {
+        let process = self.process();
+        let pid = process.as_raw_nonzero();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let children =
+            children.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap());
+        for process in children.chain([process]) {
+            rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+        }
+        let end = Instant::now() + Duration::from_secs(20);
+        while fs::read_to_string(format!("/proc/{pid}/stat"))
+            .is_ok_and(|stat| !stat.contains(") Z"))
+        {
+            assert!(Instant::now() < end, "process {pid} is still there");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.dir
     }
 
     /// The process that serves it, as the mount itself says.
-    pub fn process(&self) -> rustix::process::Pid {
+    pub fn process(&self) -> Pid {
         let mut ask = self.snapbrowse.command_of(find_program("getfattr").expect("no getfattr"));
         ask.args(["--absolute-names", "--only-values", "-n", "user.snapbrowse.process"]);
         let output = ask.arg(&self.dir).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         // The second number is a descriptor of its.
         let pid = text.split_whitespace().next().unwrap().parse().unwrap();
-        rustix::process::Pid::from_raw(pid).unwrap()
+        Pid::from_raw(pid).unwrap()
     }
 
     /// Whether the kernel's table has it.

@@ -152,6 +152,11 @@ impl Tgtd {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// The environment that tgtadm needs to reach it, besides `-C 1`.
+    pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
+        [("TGT_IPC_SOCKET", socket(self.dir.path())), ("TGT_CONTROL", CONTROL.into())]
+    }
+
     /// Ends the process as a power failure would. Its targets are gone.
     pub fn kill(&mut self) {
         self.process.kill().ok();

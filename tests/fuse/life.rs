@@ -10,18 +10,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use snapbrowse_target::{Fault, On, Rule};
 
 use crate::common::{
-    FuseMount, Need, Snapbrowse, User, can_run, crashed_disk, find_program, is_mount_point,
+    CrashedLun, FuseMount, Need, Snapbrowse, User, can_run, crashed_disk, find_program,
+    is_mount_point,
 };
-use crate::target::CrashedLun;
 
 const NEEDS: &[Need] =
     &[Need::Fuse, Need::Program("fusermount3"), Need::Program("getfattr"), Need::Program("gzip")];
-
-/// Everybody who can mount here: the caller, and as root an ordinary user too.
-fn users() -> Vec<User> {
-    let root = rustix::process::geteuid().is_root();
-    [User::Caller, User::Nobody].into_iter().filter(|user| root || *user == User::Caller).collect()
-}
 
 /// Whether a process still does anything; one that nobody has waited for yet does not.
 fn is_running(process: Pid) -> bool {
@@ -39,7 +33,7 @@ fn umount_returns_after_the_logout() {
     if !can_run("umount_returns_after_the_logout", NEEDS) {
         return;
     }
-    for user in users() {
+    for user in User::everybody() {
         let lun = CrashedLun::new();
         let snapbrowse = Snapbrowse::run_by(user);
         let mount = snapbrowse.mount_with(&["--timeout", "4s"], &lun.url());
@@ -62,7 +56,7 @@ fn umount_succeeds_where_the_logout_was_confirmed() {
     if !can_run("umount_succeeds_where_the_logout_was_confirmed", NEEDS) {
         return;
     }
-    for user in users() {
+    for user in User::everybody() {
         let lun = CrashedLun::new();
         let snapbrowse = Snapbrowse::run_by(user);
         let mount = snapbrowse.mount(&lun.url());
@@ -111,7 +105,7 @@ fn a_signal_unmounts_and_logs_out() {
     if !can_run("a_signal_unmounts_and_logs_out", NEEDS) {
         return;
     }
-    for user in users() {
+    for user in User::everybody() {
         for signal in [Signal::TERM, Signal::INT] {
             let lun = CrashedLun::new();
             let snapbrowse = Snapbrowse::run_by(user);
@@ -129,7 +123,7 @@ fn whoever_unmounts_the_process_logs_out() {
     if !can_run("whoever_unmounts_the_process_logs_out", NEEDS) {
         return;
     }
-    for user in users() {
+    for user in User::everybody() {
         let lun = CrashedLun::new();
         let snapbrowse = Snapbrowse::run_by(user);
         let mount = snapbrowse.mount(&lun.url());
@@ -145,7 +139,7 @@ fn a_killed_process_leaves_no_dead_mount() {
     if !can_run("a_killed_process_leaves_no_dead_mount", NEEDS) {
         return;
     }
-    for user in users() {
+    for user in User::everybody() {
         let lun = CrashedLun::new();
         let snapbrowse = Snapbrowse::run_by(user);
         let mount = snapbrowse.mount(&lun.url());
@@ -154,26 +148,16 @@ fn a_killed_process_leaves_no_dead_mount() {
     }
 }
 
-/// Kills the process behind a mount, and the watchdog first.
-fn kill_all_behind(mount: &FuseMount<'_>) {
-    let process = mount.process();
-    for child in children(process) {
-        kill_process(child, Signal::KILL).unwrap();
-    }
-    kill_process(process, Signal::KILL).unwrap();
-    wait_until(|| fs::metadata(mount.path()).is_err());
-}
-
 #[test]
 fn where_the_watchdog_was_killed_too_umount_clears_the_dead_mount() {
     if !can_run("where_the_watchdog_was_killed_too_umount_clears_the_dead_mount", NEEDS) {
         return;
     }
-    for user in users() {
+    for user in User::everybody() {
         let lun = CrashedLun::new();
         let snapbrowse = Snapbrowse::run_by(user);
         let mount = snapbrowse.mount(&lun.url());
-        kill_all_behind(&mount);
+        mount.kill();
         let output = snapbrowse.output(["umount", mount.path().to_str().unwrap()]);
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{said}");
@@ -187,11 +171,11 @@ fn where_the_watchdog_was_killed_too_the_next_start_clears_the_dead_mount() {
     if !can_run("where_the_watchdog_was_killed_too_the_next_start_clears_the_dead_mount", NEEDS) {
         return;
     }
-    for user in users() {
+    for user in User::everybody() {
         let lun = CrashedLun::new();
         let snapbrowse = Snapbrowse::run_by(user);
         let mount = snapbrowse.mount(&lun.url());
-        kill_all_behind(&mount);
+        mount.kill();
         let portal = format!("iscsi://{}", lun.server.portal());
         let dir = mount.path().to_str().unwrap();
         for (arguments, file) in [
@@ -204,24 +188,10 @@ fn where_the_watchdog_was_killed_too_the_next_start_clears_the_dead_mount() {
             assert!(said.contains("a killed process left"), "{said}");
             let mut read = snapbrowse.command_of("cat");
             assert_eq!(read.arg(mount.path().join(file)).output().unwrap().stdout, b"srv1\n");
-            kill_all_behind(&mount);
+            mount.kill();
         }
         snapbrowse.output(["umount", dir]);
         mount.wait_until_gone();
-    }
-}
-
-fn children(process: Pid) -> Vec<Pid> {
-    let pid = process.as_raw_nonzero();
-    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    list.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect()
-}
-
-fn wait_until(condition: impl Fn() -> bool) {
-    let end = std::time::Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(std::time::Instant::now() < end, "waited 20 s");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -6,5 +6,4 @@ mod common;
 
 mod helper;
 mod life;
-mod target;
 mod user;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use snapbrowse_target::{Close, Config, Disk, Lun, Server, Stats, Target};
 use tokio::runtime::Runtime;
 
-use crate::common::crashed_disk;
+use super::crashed_disk;
 
 /// A scriptable target with the crashed ext3 disk as LUN 1.
-pub(crate) struct CrashedLun {
-    pub(crate) server: Server,
+pub struct CrashedLun {
+    pub server: Server,
     runtime: Runtime,
     _disk: tempfile::TempDir,
 }
@@ -17,7 +17,7 @@ pub(crate) struct CrashedLun {
 impl CrashedLun {
     const IQN: &'static str = "iqn.2026-01.test:fuse";
 
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let disk = crashed_disk();
         let image = Disk::open(disk.path().join("dirty-ext3.img")).unwrap();
         let target = Target::new(Self::IQN).lun(Lun::new(1, "serial-1", image));
@@ -27,17 +27,17 @@ impl CrashedLun {
         Self { server, runtime, _disk: disk }
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("iscsi://{}/{}/1", self.server.portal(), Self::IQN)
     }
 
     /// The target is gone, as if its machine had been switched off and on again.
-    pub(crate) fn vanish(&self) {
+    pub fn vanish(&self) {
         self.runtime.block_on(self.server.stop_portal(0, Close::Reset));
     }
 
     /// Waits until every session that began has been logged out of, and its connection closed.
-    pub(crate) fn wait_until_logged_out(&self) {
+    pub fn wait_until_logged_out(&self) {
         let over = |stats: &Stats| {
             stats.logouts == stats.normal_sessions + stats.discovery_sessions
                 && stats.open_connections == 0

@@ -1,0 +1,211 @@
+//! Whatever becomes of a command, what was presented for it is revoked.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use snapbrowse_target::{Fault, On, Rule};
+
+use crate::common::{FuseMount, Need, User, can_run};
+use crate::san::{Hooked, wait_until};
+
+const NEEDS: &[Need] =
+    &[Need::Fuse, Need::Program("fusermount3"), Need::Program("getfattr"), Need::Program("gzip")];
+
+#[test]
+fn a_mount_is_presented_and_umount_returns_when_it_is_revoked() {
+    if !can_run("a_mount_is_presented_and_umount_returns_when_it_is_revoked", NEEDS) {
+        return;
+    }
+    for user in User::everybody() {
+        let san = Hooked::new(user);
+        let mount = san.snapbrowse.mount(&san.lun.url());
+        assert_eq!(san.called(), ["present"]);
+        assert_eq!(san.records(), 1);
+        mount.unmount();
+        assert_eq!(san.called(), ["present", "revoke"]);
+        assert_eq!(san.records(), 0);
+        san.lun.wait_until_logged_out();
+    }
+}
+
+#[test]
+fn umount_says_that_it_was_not_revoked_and_the_next_start_tries_again() {
+    if !can_run("umount_says_that_it_was_not_revoked_and_the_next_start_tries_again", NEEDS) {
+        return;
+    }
+    let san = Hooked::new(User::Caller);
+    san.set("", "[ -e works ] || { echo SAN is busy; exit 4; }");
+    let mount = san.snapbrowse.mount(&san.lun.url());
+    let said = san.snapbrowse.fails(1, ["umount", mount.path().to_str().unwrap()]);
+    assert!(said.contains("revoke hook sh: exit code 4: SAN is busy"), "{said}");
+    mount.wait_until_gone();
+    assert_eq!(san.records(), 1);
+    fs::write(san.home().join("works"), "").unwrap();
+    let output = san.snapbrowse.output(["cat", "--present", &san.lun.url(), "/etc/hostname"]);
+    assert_eq!(output.stdout, b"srv1\n");
+    assert_eq!(san.called(), ["present", "revoke", "revoke", "present", "revoke"]);
+    assert_eq!(san.records(), 0);
+}
+
+#[test]
+fn what_was_not_logged_out_is_revoked_all_the_same() {
+    if !can_run("what_was_not_logged_out_is_revoked_all_the_same", NEEDS) {
+        return;
+    }
+    let san = Hooked::new(User::Caller);
+    let mount = san.snapbrowse.mount_with(&["--timeout", "2s"], &san.lun.url());
+    san.lun.server.inject(Rule::new(On::Logout, Fault::Silence).always());
+    let said = san.snapbrowse.fails(1, ["umount", mount.path().to_str().unwrap()]);
+    assert!(said.contains("did not confirm the logout"), "{said}");
+    assert_eq!(san.called(), ["present", "revoke"]);
+    mount.wait_until_gone();
+}
+
+#[test]
+fn a_failed_login_is_followed_by_revoking() {
+    if !can_run("a_failed_login_is_followed_by_revoking", NEEDS) {
+        return;
+    }
+    let san = Hooked::new(User::Caller);
+    let absent = san.lun.url().replace("test:fuse", "test:other");
+    let dir = san.snapbrowse.new_directory();
+    for arguments in [["mount", &absent, dir.to_str().unwrap()], ["cat", &absent, "--present"]] {
+        let output = san.snapbrowse.command(arguments).arg("/").output().unwrap();
+        assert!(!output.status.success(), "{output:?}");
+    }
+    let output = san.snapbrowse.output(["mount", &absent, dir.to_str().unwrap()]);
+    assert!(matches!(output.status.code(), Some(10 | 12)), "{output:?}");
+    assert_eq!(san.called(), ["present", "revoke", "present", "revoke"]);
+    assert_eq!(san.records(), 0);
+}
+
+#[test]
+fn a_signal_ends_a_command_with_revoking() {
+    if !can_run("a_signal_ends_a_command_with_revoking", NEEDS) {
+        return;
+    }
+    for signal in [Signal::INT, Signal::TERM] {
+        // While it reads: nobody takes what it prints.
+        let san = Hooked::new(User::Caller);
+        let url = san.lun.url();
+        let mut command = san.snapbrowse.command(["cat", "--present", &url, "/var/lib/database"]);
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut first = [0];
+        process.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        kill_process(Pid::from_child(&process), signal).unwrap();
+        assert_eq!(process.wait().unwrap().code(), Some(130));
+        assert_eq!(san.called(), ["present", "revoke"]);
+        assert_eq!(san.records(), 0);
+
+        // While the hook runs.
+        let san = Hooked::new(User::Caller);
+        san.set("touch begun; exec sleep 1000", "");
+        let mut command = san.snapbrowse.command(["ls", "--present", &san.lun.url()]);
+        let mut process = command.stderr(Stdio::null()).spawn().unwrap();
+        wait_until("the hook to begin", || san.home().join("begun").exists());
+        kill_process(Pid::from_child(&process), signal).unwrap();
+        assert_eq!(process.wait().unwrap().code(), Some(130));
+        assert_eq!(san.called(), ["present", "revoke"]);
+        assert_eq!(san.records(), 0);
+    }
+}
+
+#[test]
+fn after_sigkill_the_next_start_clears_the_mount_and_revokes() {
+    if !can_run("after_sigkill_the_next_start_clears_the_mount_and_revokes", NEEDS) {
+        return;
+    }
+    for user in User::everybody() {
+        let san = Hooked::new(user);
+        let dir = san.snapbrowse.new_directory();
+        let portal = format!("iscsi://{}", san.lun.server.portal());
+        let browse = ["browse", &portal, dir.to_str().unwrap()];
+        let file = dir.join("iqn.2026-01.test:fuse/etc/hostname");
+        san.snapbrowse.run(browse);
+        assert_eq!(read_as(&san, &file), b"srv1\n");
+        assert_eq!(san.called(), ["present"]);
+        let mount = FuseMount::found(&san.snapbrowse, dir.clone());
+        mount.kill();
+        assert_eq!(san.records(), 1);
+        let output = san.snapbrowse.output(browse);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("left presented by a process that is gone"), "{user:?}: {said}");
+        assert_eq!(san.called(), ["present", "revoke"], "{user:?}");
+        assert_eq!(read_as(&san, &file), b"srv1\n");
+        mount.unmount();
+        assert_eq!(san.called(), ["present", "revoke", "present", "revoke"]);
+        assert_eq!(san.records(), 0);
+    }
+}
+
+/// Another user's mount is closed to the caller.
+fn read_as(san: &Hooked, file: &Path) -> Vec<u8> {
+    san.snapbrowse.command_of("cat").arg(file).output().unwrap().stdout
+}
+
+#[test]
+fn two_mounts_of_one_snapshot_present_and_revoke_it_once() {
+    if !can_run("two_mounts_of_one_snapshot_present_and_revoke_it_once", NEEDS) {
+        return;
+    }
+    let san = Hooked::new(User::Caller);
+    let one = san.snapbrowse.mount(&san.lun.url());
+    let two = san.snapbrowse.mount(&san.lun.url());
+    one.unmount();
+    assert_eq!(fs::read(two.path().join("etc/hostname")).unwrap(), b"srv1\n");
+    assert_eq!(san.called(), ["present"]);
+    two.unmount();
+    assert_eq!(san.called(), ["present", "revoke"]);
+}
+
+#[test]
+fn a_hook_that_fails_or_hangs_is_an_error_of_its_target() {
+    if !can_run("a_hook_that_fails_or_hangs_is_an_error_of_its_target", NEEDS) {
+        return;
+    }
+    let san = Hooked::new(User::Caller);
+    for (present, limit, errno, said) in [
+        ("echo array is full; exit 2", "30s", 5, "exit code 2: array is full"),
+        ("echo waiting; sleep 1000", "500ms", 110, "not done after 500ms, killed: waiting"),
+    ] {
+        san.set(present, "");
+        let table = fs::read_to_string(san.home().join(".config/snapbrowse/config.toml")).unwrap();
+        san.snapbrowse.configure(&format!("{table}timeout = '{limit}'"));
+        let dir = san.snapbrowse.new_directory();
+        let portal = format!("iscsi://{}", san.lun.server.portal());
+        san.snapbrowse.run(["browse", &portal, dir.to_str().unwrap()]);
+        let mount = FuseMount::found(&san.snapbrowse, dir.clone());
+        let error = fs::metadata(dir.join("iqn.2026-01.test:fuse/etc")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(errno), "{error}");
+        let status = fs::read_to_string(dir.join(".snapbrowse/status")).unwrap();
+        assert!(status.contains(said), "{status}");
+        mount.unmount();
+        assert_eq!(san.records(), 0);
+    }
+    assert_eq!(san.called(), ["present", "revoke", "present", "revoke"]);
+}
+
+#[test]
+fn an_idle_target_is_revoked_after_its_logout() {
+    if !can_run("an_idle_target_is_revoked_after_its_logout", NEEDS) {
+        return;
+    }
+    let san = Hooked::new(User::Caller);
+    let dir = san.snapbrowse.new_directory();
+    let portal = format!("iscsi://{}", san.lun.server.portal());
+    san.snapbrowse.run(["browse", "--idle", "200ms", &portal, dir.to_str().unwrap()]);
+    let mount = FuseMount::found(&san.snapbrowse, dir.clone());
+    let file = dir.join("iqn.2026-01.test:fuse/etc/hostname");
+    fs::read(&file).unwrap();
+    san.wait_until_called(&["present", "revoke"]);
+    let logouts = san.lun.server.stats();
+    assert_eq!(logouts.logouts, logouts.normal_sessions + logouts.discovery_sessions);
+    fs::read(dir.join("iqn.2026-01.test:fuse/etc/fstab")).unwrap();
+    assert_eq!(san.called().len(), 3);
+    mount.unmount();
+    assert_eq!(san.called(), ["present", "revoke", "present", "revoke"]);
+}
