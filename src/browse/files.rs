@@ -1,7 +1,9 @@
 //! The tree as a [`Filesystem`]: its own directories answered here, everything else by the volumes.
 
+use std::future;
 use std::ops::Range;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -241,8 +243,20 @@ impl Browse {
 
 impl Inside {
     /// Waits for an answer. A login that has turned out useless is given up, so that the next request makes a new one.
-    async fn ask<T>(&self, answer: Pending<'_, T>) -> Result<T> {
-        let answer = answer.await;
+    async fn ask<T>(&self, mut answer: Pending<'_, T>) -> Result<T> {
+        // What is in memory is told whatever the target does.
+        let at_once = future::poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
+        let answer = match (at_once, self.target.silence()) {
+            (Poll::Ready(answer), _) => answer,
+            (Poll::Pending, Some(silence)) => return Err(silence),
+            (Poll::Pending, None) => {
+                let answer = answer.await;
+                if answer.is_ok() {
+                    self.target.has_answered();
+                }
+                answer
+            }
+        };
         if let Err(error) = &answer {
             self.consider(error);
         }
@@ -250,10 +264,15 @@ impl Inside {
     }
 
     fn consider(&self, error: &Error) {
-        if matches!(error.kind(), ErrorKind::SessionLost | ErrorKind::LunNotFound) {
-            if let Some(broken) = self.target.give_up(&self.live) {
-                tokio::spawn(async move { (broken.open.log_out)().await });
+        match error.kind() {
+            // The session may come back, and open files with it.
+            ErrorKind::Timeout => self.target.was_silent(error),
+            ErrorKind::SessionLost | ErrorKind::LunNotFound => {
+                if let Some(broken) = self.target.give_up(&self.live) {
+                    tokio::spawn(async move { (broken.open.log_out)().await });
+                }
             }
+            _ => {}
         }
     }
 }

@@ -29,7 +29,10 @@ struct State {
     live: Option<Arc<Live>>,
     /// What was open last, to be recognised when it comes back.
     known: Option<Arc<Incarnation>>,
+    /// Why there was no login the last time.
     failure: Option<Failure>,
+    /// Why there was no answer the last time, though there is a login.
+    silence: Option<Failure>,
     last_used: Instant,
     logins: u64,
     alias: Option<String>,
@@ -39,6 +42,19 @@ struct Failure {
     error: Error,
     at: Instant,
     count: u32,
+}
+
+impl Failure {
+    /// One more than `before`.
+    fn after(before: Option<&Self>, error: Error) -> Self {
+        let count = before.map_or(0, |before| before.count).saturating_add(1);
+        Self { error, at: Instant::now(), count }
+    }
+
+    /// How long nothing is tried again.
+    fn wait(&self) -> Duration {
+        backoff(self.count).saturating_sub(self.at.elapsed())
+    }
 }
 
 /// The volumes of one state of a target: the same slots mean the same files.
@@ -143,6 +159,7 @@ impl Target {
                 live: None,
                 known: None,
                 failure: None,
+                silence: None,
                 last_used: Instant::now(),
                 logins: 0,
                 alias: None,
@@ -206,10 +223,32 @@ impl Target {
 
     fn check_backoff(&self) -> Result<()> {
         match &self.read().failure {
-            Some(failure) if failure.at.elapsed() < backoff(failure.count) => {
-                Err(failure.error.clone())
-            }
+            Some(failure) if !failure.wait().is_zero() => Err(failure.error.clone()),
             _ => Ok(()),
+        }
+    }
+
+    /// The reason, where requests went unanswered not long ago: a walk over a dead target must not wait for each of
+    /// its files anew. After a back-off one may try again.
+    pub(super) fn silence(&self) -> Option<Error> {
+        let state = self.read();
+        let silence = state.silence.as_ref().filter(|silence| !silence.wait().is_zero())?;
+        Some(silence.error.clone())
+    }
+
+    /// Takes note of a request that was not answered in time.
+    pub(super) fn was_silent(&self, error: &Error) {
+        let mut state = self.write();
+        // Several that waited at the same time are one silence.
+        if state.silence.as_ref().is_none_or(|silence| silence.wait().is_zero()) {
+            state.silence = Some(Failure::after(state.silence.as_ref(), error.clone()));
+        }
+    }
+
+    /// Takes note of an answer that came from the target.
+    pub(super) fn has_answered(&self) {
+        if self.read().silence.is_some() {
+            self.write().silence = None;
         }
     }
 
@@ -230,6 +269,7 @@ impl Target {
         state.live = Some(Arc::clone(&live));
         state.known = Some(incarnation);
         state.failure = None;
+        state.silence = None;
         state.logins += 1;
         live
     }
@@ -237,8 +277,7 @@ impl Target {
     fn failed(&self, error: Error) -> Error {
         tracing::warn!("{error}");
         let mut state = self.write();
-        let count = state.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
-        state.failure = Some(Failure { error: error.clone(), at: Instant::now(), count });
+        state.failure = Some(Failure::after(state.failure.as_ref(), error.clone()));
         error
     }
 
@@ -276,10 +315,11 @@ impl Target {
             in_use: self.leases.load(Ordering::SeqCst),
             idle: state.last_used.elapsed(),
             logins: state.logins,
-            failure: state.failure.as_ref().map(|failure| {
-                let wait = backoff(failure.count).saturating_sub(failure.at.elapsed());
-                (failure.error.clone(), wait)
-            }),
+            failure: state
+                .failure
+                .as_ref()
+                .or(state.silence.as_ref())
+                .map(|failure| (failure.error.clone(), failure.wait())),
         }
     }
 

@@ -77,6 +77,10 @@ impl San for MemorySan {
             let open = |(path, contents): (Vec<&'static str>, &'static str)| {
                 let mut fs = MemoryFs::new();
                 fs.put("dir/file", FileType::Regular, contents.as_bytes());
+                let late = fs.put("dir/late", FileType::Regular, b"1");
+                fs.node(late).failure = Some(ErrorKind::Timeout);
+                let stuck = fs.put("dir/stuck", FileType::Regular, b"1");
+                fs.node(stuck).hangs_at = Some(0);
                 fs.being_written = disk.being_written;
                 OpenVolume {
                     path: path.into_iter().map(str::to_owned).collect(),
@@ -184,6 +188,28 @@ async fn an_idle_target_is_logged_out_and_comes_back_with_the_same_numbers() {
     assert_eq!(tree.getattr(before).await.unwrap().ino, before);
     assert_eq!(walk(&tree, &[HOME, "dir", "file"]).await.unwrap(), before);
     assert_eq!(san.logins(), 2);
+}
+
+#[tokio::test]
+async fn a_target_that_did_not_answer_is_not_waited_for_by_every_request() {
+    let san = san();
+    let tree = tree_of(&san, 9).await;
+    assert_eq!(
+        contents(&tree, &[HOME, "dir", "late"]).await.unwrap_err().kind(),
+        ErrorKind::Timeout
+    );
+    // This one would wait for ever; what is in memory is told all the same.
+    assert_eq!(
+        contents(&tree, &[HOME, "dir", "stuck"]).await.unwrap_err().kind(),
+        ErrorKind::Timeout
+    );
+    assert_eq!(contents(&tree, &[HOME, "dir", "file"]).await.unwrap(), "home");
+    let target = tree.shared.targets().into_iter().find(|target| target.record().name == HOME);
+    let target = target.unwrap();
+    assert!(target.report().failure.is_some());
+    // An answer from the target ends it.
+    target.has_answered();
+    assert!(target.silence().is_none());
 }
 
 #[tokio::test]
