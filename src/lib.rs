@@ -24,6 +24,8 @@ pub mod error;
 pub mod extract;
 pub mod fs;
 pub mod fuse;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 pub mod hooks;
 pub mod iscsi;
 pub mod scsi;

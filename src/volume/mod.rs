@@ -1,5 +1,7 @@
 //! Partition tables and LVM: a device becomes named volumes, each a [`BlockSource`] of its own.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gpt;
 mod lvm;
 mod mbr;

@@ -1,6 +1,7 @@
 //! Reads all that can be reached, whatever is damaged.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 use snapbrowse::fs::{FileType, Filesystem, Ino};
@@ -9,8 +10,8 @@ use snapbrowse::{Error, Result};
 /// What was read, and what was not.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
-    /// The digest of each file and link by its path; directories have none.
-    pub(crate) digests: BTreeMap<Vec<u8>, String>,
+    /// What `stat` shows of each path, its attributes, and the digest of a file's or link's contents.
+    pub(crate) found: BTreeMap<Vec<u8>, String>,
     /// What failed, with the path.
     pub(crate) errors: Vec<(Vec<u8>, Error)>,
     /// Bytes of data that were read.
@@ -27,32 +28,32 @@ pub(crate) async fn survey(fs: &dyn Filesystem) -> Survey {
     let mut seen = HashSet::new();
     let mut pending = vec![(b".".to_vec(), fs.root())];
     while let Some((path, ino)) = pending.pop() {
-        let read = match fs.getattr(ino).await {
-            Ok(attr) => match attr.file_type {
-                FileType::Directory if seen.insert(ino) => {
-                    let (children, end) = list(fs, ino).await;
-                    let named = children.into_iter().filter(|(name, _)| !is_dots(name));
-                    pending
-                        .extend(named.map(|(name, ino)| ([&path[..], b"/", &name].concat(), ino)));
-                    end.map(|()| "directory".to_owned())
-                }
-                FileType::Directory => Ok("directory again".to_owned()),
-                FileType::Regular => contents(fs, ino, attr.size, &mut survey.bytes).await,
-                FileType::Symlink => {
-                    let target = fs.readlink(ino).await;
-                    target.map(|target| hex(&Sha256::digest(target)))
-                }
-                _ => Ok("special".to_owned()),
-            },
-            Err(error) => Err(error),
+        let attr = match fs.getattr(ino).await {
+            Ok(attr) => attr,
+            Err(error) => {
+                survey.errors.push((path, error));
+                continue;
+            }
         };
-        if let Err(error) = attributes(fs, ino).await {
-            survey.errors.push((path.clone(), error));
+        let mut shown = format!("{attr:?}");
+        let contents = match attr.file_type {
+            FileType::Directory if seen.insert(ino) => {
+                let (children, end) = list(fs, ino).await;
+                let named = children.into_iter().filter(|(name, _)| !is_dots(name));
+                pending.extend(named.map(|(name, ino)| ([&path[..], b"/", &name].concat(), ino)));
+                end.map(|()| String::new())
+            }
+            FileType::Regular => contents(fs, ino, attr.size, &mut survey.bytes).await,
+            FileType::Symlink => fs.readlink(ino).await.map(|target| hex(&Sha256::digest(target))),
+            _ => Ok(String::new()),
+        };
+        for part in [contents, attributes(fs, ino).await] {
+            match part {
+                Ok(part) => write!(shown, " {part}").unwrap(),
+                Err(error) => survey.errors.push((path.clone(), error)),
+            }
         }
-        match read {
-            Ok(digest) => drop(survey.digests.insert(path, digest)),
-            Err(error) => survey.errors.push((path, error)),
-        }
+        survey.found.insert(path, shown);
     }
     survey
 }
@@ -104,11 +105,14 @@ async fn contents(fs: &dyn Filesystem, ino: Ino, size: u64, bytes: &mut u64) -> 
     Ok(hex(&hash.finalize()))
 }
 
-async fn attributes(fs: &dyn Filesystem, ino: Ino) -> Result<()> {
+/// A digest of all names and values.
+async fn attributes(fs: &dyn Filesystem, ino: Ino) -> Result<String> {
+    let mut hash = Sha256::new();
     for name in fs.listxattr(ino).await? {
-        fs.getxattr(ino, &name).await?;
+        let value = fs.getxattr(ino, &name).await?;
+        hash.update(format!("{name:?}={value:?}"));
     }
-    Ok(())
+    Ok(hex(&hash.finalize()))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -8,6 +8,8 @@ mod contents;
 mod dir;
 mod disk;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod index;
 mod inodes;
 mod map;

@@ -2,20 +2,19 @@
 //!
 //! The targets in `fuzz/` call these; the tests below replay the seeds in `testdata/fuzz` on stable Rust.
 
-mod input;
 mod session;
 
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use self::input::Input;
 use super::pdu::{Bhs, Digests, LoginResponse, Sequence, Serial};
 use super::proto::{
     Command, Engine, Limits, Login, LoginStep, LoginTarget, Negotiated, Negotiation,
 };
 use super::proto::{Need, Receiver, Window, pairs};
 use super::{ChapSecret, Config, Credentials, DigestPolicy};
+use crate::fuzz::Input;
 use crate::scsi::{self, Capacity, Cdb, LunAddress};
 
 pub use session::session;
@@ -159,10 +158,10 @@ fn feed<T>(
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use proptest::collection::vec;
     use proptest::prelude::{any, proptest};
+
+    use crate::fuzz::replay;
 
     proptest! {
         #[test]
@@ -179,16 +178,6 @@ mod tests {
         fn any_session(bytes in vec(any::<u8>(), 0..600)) {
             super::session(&bytes);
         }
-    }
-
-    fn replay(name: &str, run: fn(&[u8])) {
-        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/fuzz").join(name);
-        let mut count = 0;
-        for seed in std::fs::read_dir(seeds).unwrap() {
-            run(&std::fs::read(seed.unwrap().path()).unwrap());
-            count += 1;
-        }
-        assert!(count >= 10, "{count} seeds of {name}");
     }
 
     #[test]

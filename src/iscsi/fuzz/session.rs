@@ -11,9 +11,10 @@ use bytes::{Buf as _, BytesMut};
 
 use super::super::pdu::{Bhs, NO_TAG, Outgoing};
 use super::super::proto::{Engine, Event, Fault, Limits, Negotiated, Receiver};
-use super::{Input, feed, negotiated, read, window};
+use super::{feed, negotiated, read, window};
 use crate::Error;
 use crate::error::ErrorKind;
+use crate::fuzz::Input;
 use crate::scsi::LunAddress;
 
 /// A command as the target knows it.

@@ -14,7 +14,7 @@ const SECTOR: u64 = 512;
 const LABEL_SECTORS: usize = 4;
 const LABEL_ID: &[u8] = b"LABELONE";
 const LABEL_TYPE: &[u8] = b"LVM2 001";
-const MDA_MAGIC: &[u8] = b" LVM2 x[5A%r0N*>";
+pub(super) const MDA_MAGIC: &[u8] = b" LVM2 x[5A%r0N*>";
 /// `mda_header` fills one sector; the text's ring begins behind it.
 const MDA_HEADER_SIZE: u64 = 512;
 /// `RAW_LOCN_IGNORED`: the area exists, but its copy of the text is not kept up to date.
@@ -139,7 +139,7 @@ async fn read_area(source: &dyn BlockSource, area: Area) -> Result<Option<String
 }
 
 /// LVM2's CRC-32: the usual polynomial, a seed of its own, no final inversion.
-fn checksum(bytes: &[u8]) -> u32 {
+pub(super) fn checksum(bytes: &[u8]) -> u32 {
     const ALGORITHM: Algorithm<u32> =
         Algorithm { init: 0xf597_a6cf_u32.reverse_bits(), xorout: 0, ..crc::CRC_32_ISO_HDLC };
     static CRC: Crc<u32> = Crc::<u32>::new(&ALGORITHM);

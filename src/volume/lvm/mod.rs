@@ -2,6 +2,8 @@
 //!
 //! Everything that maps in another way (mirrors, RAID, thin pools, caches, old-style snapshots) is refused by name.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod group;
 mod label;
 mod logical;

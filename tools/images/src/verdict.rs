@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use wait_timeout::ChildExt as _;
@@ -74,6 +74,7 @@ pub(crate) struct Row {
     pub(crate) verdict: Verdict,
     warnings: usize,
     peak_kib: u64,
+    time: Duration,
 }
 
 impl fmt::Display for Row {
@@ -96,6 +97,7 @@ struct Outcome {
     unreadable: Vec<String>,
     warnings: usize,
     peak_kib: u64,
+    time: Duration,
     failed: Option<String>,
 }
 
@@ -107,6 +109,7 @@ pub(crate) fn judge(name: &str, image: &Path, journal: Option<&Path>) -> Result<
         verdict,
         warnings: outcome.warnings,
         peak_kib: outcome.peak_kib,
+        time: outcome.time,
     };
     if let Some(failed) = &outcome.failed {
         return Ok(row(Verdict::Failed(failed.clone()), &outcome));
@@ -210,6 +213,7 @@ fn compare(image: &Path, outcome: &Outcome) -> Result<Verdict> {
 fn read(image: &Path, journal: Option<&Path>, mode: &str) -> Result<Outcome> {
     let printed = tempfile::NamedTempFile::new()?;
     let complaints = tempfile::NamedTempFile::new()?;
+    let started = Instant::now();
     let mut child = Command::new(std::env::current_exe()?)
         .args(["walk", mode])
         .arg(image)
@@ -219,7 +223,7 @@ fn read(image: &Path, journal: Option<&Path>, mode: &str) -> Result<Outcome> {
         .stderr(complaints.reopen()?)
         .spawn()?;
     let status = child.wait_timeout(TIME)?;
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome { time: started.elapsed(), ..Outcome::default() };
     match status {
         Some(status) if status.success() => {}
         Some(status) => {
@@ -253,13 +257,18 @@ fn read(image: &Path, journal: Option<&Path>, mode: &str) -> Result<Outcome> {
 /// All rows as a table in Markdown.
 pub(crate) fn table(rows: &[Row]) -> String {
     let mut table = format!(
-        "{}\n\n| image | verdict | warnings | peak KiB |\n| --- | --- | ---: | ---: |\n",
+        "{}\n\n| image | verdict | warnings | peak MiB |\n| --- | --- | ---: | ---: |\n",
         summary(rows)
     );
     for row in rows {
         let verdict = row.verdict.to_string().replace('|', "\\|");
-        let _ =
-            writeln!(table, "| {} | {verdict} | {} | {} |", row.name, row.warnings, row.peak_kib);
+        let _ = writeln!(
+            table,
+            "| {} | {verdict} | {} | {} |",
+            row.name,
+            row.warnings,
+            row.peak_kib.div_ceil(1024)
+        );
     }
     table
 }
@@ -269,7 +278,8 @@ pub(crate) fn summary(rows: &[Row]) -> String {
     let count = |is: fn(&Verdict) -> bool| rows.iter().filter(|row| is(&row.verdict)).count();
     format!(
         "{} images: {} equal to debugfs, {} equal once the journal is ignored, {} damaged and read as far as they go, \
-         {} refused, {} different, {} failed; peak memory {} MiB",
+         {} refused, {} different, {} failed (a panic, more than {} s or more than {} MiB); the slowest took {} s, peak memory \
+         was {} MiB",
         rows.len(),
         count(|verdict| matches!(verdict, Verdict::Equal(_))),
         count(|verdict| matches!(verdict, Verdict::EqualIgnoringJournal(..))),
@@ -277,6 +287,10 @@ pub(crate) fn summary(rows: &[Row]) -> String {
         count(|verdict| matches!(verdict, Verdict::Refused { .. })),
         count(|verdict| matches!(verdict, Verdict::Differs(_))),
         count(|verdict| matches!(verdict, Verdict::Failed(_))),
-        rows.iter().map(|row| row.peak_kib).max().unwrap_or(0) / 1024,
+        TIME.as_secs(),
+        PEAK_KIB / 1024,
+        // Rounded up, so that one run's words are the next one's.
+        rows.iter().map(|row| row.time.as_secs() + 1).max().unwrap_or(0),
+        rows.iter().map(|row| row.peak_kib.div_ceil(1024)).max().unwrap_or(0),
     )
 }

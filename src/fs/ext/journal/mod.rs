@@ -2,10 +2,14 @@
 
 mod external;
 mod fast;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod log;
+#[cfg(test)]
+mod memory;
 mod overlay;
 mod scan;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod testlog;
 #[cfg(test)]
 mod tests;

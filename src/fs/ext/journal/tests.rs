@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
-use super::testlog::{BLOCK, HOME, Memory, TestLog, copy, home};
+use super::memory::Memory;
+use super::testlog::{BLOCK, HOME, TestLog, copy, home};
 use super::*;
 use crate::block::read;
 use crate::fs::ext::layout::fast_commit::tests::Writer;

@@ -183,7 +183,7 @@ pub fn inline_block(ino: Ino, data: &[u8]) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::superblock::tests::superblock;
+    use super::super::sample::superblock;
     use super::*;
 
     fn entry(ino: u32, len: u16, name: &[u8]) -> Vec<u8> {

@@ -151,7 +151,7 @@ fn out_of_order(found: u64, from: u64, to: u64) -> Error {
 mod tests {
     use super::super::FileBlock;
     use super::super::map::{Found, Run};
-    use super::super::superblock::tests::superblock;
+    use super::super::sample::superblock;
     use super::*;
 
     /// A node with room for four entries, as in an inode.

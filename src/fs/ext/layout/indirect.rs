@@ -94,7 +94,7 @@ fn data_runs(
 mod tests {
     use super::super::FileBlock;
     use super::super::map::{Child, Found, Run};
-    use super::super::superblock::tests::superblock;
+    use super::super::sample::superblock;
     use super::*;
 
     fn words(words: impl IntoIterator<Item = u32>) -> Vec<u8> {

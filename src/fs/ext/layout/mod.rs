@@ -18,6 +18,8 @@ pub mod jbd2;
 pub mod map;
 pub mod mmp;
 pub mod raw_inode;
+#[cfg(any(test, fuzzing))]
+pub(super) mod sample;
 pub mod superblock;
 pub mod xattr;
 

@@ -505,37 +505,12 @@ fn journal_backup(words: &[U32; 17]) -> ([u8; 60], u64) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use super::super::sample::{superblock, superblock_bytes};
     use super::*;
 
-    /// The bytes of a small file system of blocks of 1 KiB.
-    pub(in super::super) fn bytes() -> Vec<u8> {
-        let mut bytes = vec![0; SIZE];
-        let mut put = |at: usize, value: u32| {
-            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        };
-        put(0x00, 1024);
-        put(0x04, 8192 + 100);
-        put(0x14, 1);
-        put(0x20, 8192);
-        put(0x24, 8192);
-        put(0x28, 512);
-        put(0x38, u32::from(MAGIC));
-        put(0x4C, 1);
-        put(0x54, 11);
-        put(0x58, 256);
-        put(0x60, 0x42);
-        put(0x64, 0x1);
-        bytes
-    }
-
-    /// The same, parsed.
-    pub(in super::super) fn superblock() -> Superblock {
-        Superblock::parse(&bytes()).unwrap()
-    }
-
     fn refusal(at: usize, value: u32) -> (ErrorKind, String) {
-        let mut bytes = bytes();
+        let mut bytes = superblock_bytes();
         bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
         let error = Superblock::parse(&bytes).unwrap_err();
         (error.kind(), error.to_string())
