@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fs::ext::JournalMode;
 use crate::iscsi::{DigestPolicy, IscsiUrl};
 
-use super::mount_options::Mounting;
+use super::mount_options::{self, Mounting};
 use super::units;
 use super::{
     automap, browse, cat, discover, extract, find, generate, info, ls, mount, stat, tar, umount,
@@ -75,6 +75,20 @@ impl Command {
             Self::Mount(args) => Some(&mut args.mounting),
             Self::Browse(args) => Some(&mut args.mounting),
             _ => None,
+        }
+    }
+
+    /// Lays what was given after `-o` over the options that were given as flags.
+    ///
+    /// # Errors
+    /// Those of [`mount_options::apply`].
+    pub(crate) fn apply_options(&mut self, global: &mut GlobalArgs) -> Result<()> {
+        match self {
+            Self::Mount(args) => mount_options::apply(&mut args.mounting, None, global),
+            Self::Browse(args) => {
+                mount_options::apply(&mut args.mounting, Some(&mut args.tree), global)
+            }
+            _ => Ok(()),
         }
     }
 

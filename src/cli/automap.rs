@@ -158,7 +158,9 @@ async fn all(context: &Context, by_alias: bool) -> Result<Exit> {
     }
     let mut names = BTreeMap::new();
     if by_alias {
-        let aliases = aliases(context)?.names(entries.keys().map(String::as_str)).into_iter();
+        let aliases = aliases(&context.settings.config)?
+            .names(entries.keys().map(String::as_str))
+            .into_iter();
         let free = aliases.filter(|(alias, _)| !entries.contains_key(alias));
         names.extend(free.map(|(alias, target)| (target, alias)));
     }

@@ -13,6 +13,7 @@ use crate::fuse::{Mount, Mountpoint, Watchdog};
 
 use super::args::SourceArg;
 use super::background::Background;
+use super::config::{Config, glob};
 use super::context::Context;
 use super::exit::Exit;
 use super::mount_options::Mounting;
@@ -20,6 +21,10 @@ use super::notify::{State, notify};
 use super::san::PortalSan;
 use super::source::portals;
 use super::{Signals, units, unless_interrupted};
+
+const DEFAULT_IDLE: Duration = Duration::from_secs(5 * 60);
+const DEFAULT_REFRESH: Duration = Duration::from_secs(60);
+const DEFAULT_SESSIONS: u16 = 64;
 
 /// Show all targets of a SAN as one tree of files
 #[derive(Debug, clap::Args)]
@@ -35,21 +40,61 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) mounting: Mounting,
-    /// Log out of a target that was not used for this long
-    #[arg(long, value_parser = units::duration, value_name = "TIME", default_value = "5m")]
-    idle: Duration,
-    /// Ask the portals for their targets this often
-    #[arg(long, value_parser = units::duration, value_name = "TIME", default_value = "60s")]
-    refresh: Duration,
-    /// Be logged in to no more targets than this at a time
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
-    max_sessions: u16,
-    /// Show only targets whose names match
-    #[arg(long, value_name = "GLOB")]
-    targets: Option<Glob>,
+    #[command(flatten)]
+    pub(crate) tree: TreeArgs,
     /// Portals (iscsi://HOST[:PORT]), and last an empty directory
     #[arg(required = true, value_name = "PORTAL... MOUNTPOINT")]
     places: Vec<OsString>,
+}
+
+/// How the tree behaves; the configuration's `[browse]` has the same names, with underscores.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TreeArgs {
+    /// Log out of a target that was not used for this long [default: 5m]
+    #[arg(long, value_parser = units::duration, value_name = "TIME")]
+    pub(crate) idle: Option<Duration>,
+    /// Ask the portals for their targets this often [default: 60s]
+    #[arg(long, value_parser = units::duration, value_name = "TIME")]
+    pub(crate) refresh: Option<Duration>,
+    /// Be logged in to no more targets than this at a time [default: 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) max_sessions: Option<u16>,
+    /// Show only targets whose names match
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) targets: Option<Glob>,
+}
+
+impl TreeArgs {
+    /// With what the configuration says where no flag does.
+    fn options(self, config: &Config) -> Result<Options> {
+        let file = &config.browse;
+        let time = |flag: Option<Duration>, key: &str, text: &Option<String>, default| {
+            let wrong = |why| Error::new(ErrorKind::Usage, format!("configuration: {key}: {why}"));
+            match (flag, text) {
+                (Some(flag), _) => Ok(flag),
+                (None, Some(text)) => units::duration(text).map_err(wrong),
+                (None, None) => Ok(default),
+            }
+        };
+        let refresh = time(self.refresh, "browse.refresh", &file.refresh, DEFAULT_REFRESH)?;
+        let max_sessions = self.max_sessions.or(file.max_sessions).unwrap_or(DEFAULT_SESSIONS);
+        if max_sessions == 0 {
+            let what = "configuration: browse.max_sessions: at least 1 is needed";
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
+        let targets = match (self.targets, &file.targets) {
+            (Some(flag), _) => Some(flag),
+            (None, Some(pattern)) => Some(glob("browse.targets", pattern)?),
+            (None, None) => None,
+        };
+        Ok(Options {
+            idle: time(self.idle, "browse.idle", &file.idle, DEFAULT_IDLE)?,
+            refresh: refresh.max(Duration::from_secs(1)),
+            max_sessions: max_sessions.into(),
+            targets: targets.as_ref().map(Glob::compile_matcher),
+            aliases: aliases(config)?,
+        })
+    }
 }
 
 /// Mounts the tree, says that it is ready, and serves until it is unmounted or a signal comes.
@@ -65,14 +110,7 @@ pub(crate) async fn run(
     let portal_args: Vec<SourceArg> = portal_args.iter().cloned().map(SourceArg::from).collect();
     let urls = context.settings.portals(&portal_args)?;
     let name = urls.iter().map(portals).collect::<Vec<_>>().join(" ");
-    let rules = aliases(&context)?;
-    let tree_options = Options {
-        idle: args.idle,
-        refresh: args.refresh.max(Duration::from_secs(1)),
-        max_sessions: args.max_sessions.into(),
-        targets: args.targets.as_ref().map(Glob::compile_matcher),
-        aliases: rules,
-    };
+    let tree_options = args.tree.options(&context.settings.config)?;
     let san = Arc::new(PortalSan::new(Arc::clone(&context), urls));
     let browse =
         unless_interrupted(signals, async move { Browse::new(san, tree_options).await }).await?;
@@ -103,14 +141,18 @@ async fn serve(browse: &Browse, mount: &mut Mount, signals: &mut Signals) -> Res
             ended = mount.ended() => return ended,
             _ = signals.interrupt.recv() => return Ok(()),
             _ = signals.terminate.recv() => return Ok(()),
-            _ = signals.hang_up.recv() => browse.refresh().await,
+            _ = signals.hang_up.recv() => {
+                let browse = browse.clone();
+                // Aside: it may take long, and a signal to end may come meanwhile.
+                tokio::spawn(async move { browse.refresh().await });
+            }
         }
     }
 }
 
 /// The `[alias]` table: patterns and what they become.
-pub(crate) fn aliases(context: &Context) -> Result<Aliases> {
-    let rules = context.settings.config.alias.iter().map(|(pattern, alias)| {
+pub(crate) fn aliases(config: &Config) -> Result<Aliases> {
+    let rules = config.alias.iter().map(|(pattern, alias)| {
         let alias = alias.as_str().ok_or_else(|| {
             Error::new(
                 ErrorKind::Usage,

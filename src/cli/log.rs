@@ -1,8 +1,11 @@
 //! Messages while the work goes on: on standard error, and in the system's log where nobody reads that.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -10,6 +13,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::error::{Error, Result};
 
 /// Shows warnings; with `verbosity` 1 what is done, with 2 and more how; with `quiet` errors only.
 pub(crate) fn start(verbosity: u8, quiet: bool) {
@@ -71,6 +76,36 @@ pub(crate) fn to_syslog() {
     }
 }
 
+/// The file that messages are appended to, once there is one.
+static FILE: OnceLock<PathBuf> = OnceLock::new();
+
+/// From here on messages go to a file, which only its owner can read, and no more to the system's log.
+///
+/// # Errors
+/// Where it cannot be opened or made.
+pub(crate) fn to_file(path: &Path) -> Result<()> {
+    // In the background the directory is another one.
+    let path = std::path::absolute(path)
+        .map_err(|error| Error::io(format!("log file {}", path.display()), error))?;
+    append(&path, b"").map_err(|error| Error::io(format!("log file {}", path.display()), error))?;
+    // A second call changes nothing.
+    let _ = FILE.set(path);
+    Ok(())
+}
+
+/// Opens the file for each line: whoever renames it need not tell us.
+fn append(path: &Path, line: &[u8]) -> io::Result<()> {
+    File::options().append(true).create(true).mode(0o600).open(path)?.write_all(line)
+}
+
+/// A line as the file has it: with the time, in UTC.
+fn stamped(line: &[u8]) -> Vec<u8> {
+    let now = jiff::Timestamp::now();
+    let mut stamped = format!("{now:.3} ").into_bytes();
+    stamped.extend_from_slice(line.strip_prefix(b"snapbrowse: ").unwrap_or(line));
+    stamped
+}
+
 /// Writes one whole line. There is nobody to tell of a failure.
 pub(crate) fn line(level: Level, line: &str) {
     let _ = Line(level).write_all(line.as_bytes());
@@ -95,7 +130,10 @@ struct Line(Level);
 
 impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if let Some(socket) = SYSLOG.get() {
+        if let Some(path) = FILE.get() {
+            // Where the disk is full nobody can be told so.
+            let _ = append(path, &stamped(line));
+        } else if let Some(socket) = SYSLOG.get() {
             // Whoever reads standard error is told in any case.
             let _ = socket.send(&datagram(self.0, line));
         }

@@ -38,6 +38,7 @@ mod verify;
 mod versions;
 mod writer;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,17 +69,18 @@ pub fn main() -> ExitCode {
         return code;
     }
     if let Some(cli) = automap::called() {
-        return start(cli, Exit::into);
+        return start(cli, &[], None, Exit::into);
     }
+    let (arguments, background) = background::arguments();
     // clap prints help, versions and usage errors itself, with exit code 0 or 2 as ours.
-    if !Helper::is_called() {
-        return start(Cli::parse(), Exit::into);
+    if !Helper::is_called(&arguments) {
+        return start(Cli::parse_from(&arguments), &arguments, background, Exit::into);
     }
-    match Helper::parse().into_cli() {
+    match Helper::parse_from(&arguments).into_cli() {
         // autofs and systemd keep what a helper says to themselves; their users look into the system's log.
         Ok(Some(cli)) => {
             log::to_syslog();
-            start(cli, mount_helper::exit_code)
+            start(cli, &arguments, background, mount_helper::exit_code)
         }
         Ok(None) => ExitCode::SUCCESS,
         Err(error) => mount_helper::exit_code(end(Err(error))),
@@ -86,11 +88,15 @@ pub fn main() -> ExitCode {
 }
 
 /// Does what the command line says, or has a second process do it in the background.
-fn start(mut cli: Cli, exit_code: fn(Exit) -> ExitCode) -> ExitCode {
+fn start(
+    mut cli: Cli,
+    arguments: &[OsString],
+    background: Option<Background>,
+    exit_code: fn(Exit) -> ExitCode,
+) -> ExitCode {
     log::start(cli.global.verbose, cli.global.quiet);
-    let background = Background::is_wanted();
     if background.is_none() && cli.command.leaves() {
-        return background::start().unwrap_or_else(|error| exit_code(end(Err(error))));
+        return background::start(arguments).unwrap_or_else(|error| exit_code(end(Err(error))));
     }
     exit_code(end(run(cli, background)))
 }
@@ -101,8 +107,9 @@ fn run(cli: Cli, background: Option<Background>) -> Result<Exit> {
         // automount tells its users nothing but that there is no such directory.
         log::to_syslog();
     }
-    if let Some(mounting) = command.mounting() {
-        mount_options::apply(mounting, &mut global)?;
+    command.apply_options(&mut global)?;
+    if let Some(file) = command.mounting().and_then(|mounting| mounting.log.file.as_ref()) {
+        log::to_file(file)?;
     }
     let settings = Settings::resolve(global)?;
     if settings.engine != Engine::Native && !command.takes_engines() {

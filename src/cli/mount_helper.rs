@@ -9,7 +9,7 @@ use clap::{ArgAction, Parser};
 
 use crate::error::{Error, ErrorKind, Result};
 
-use super::args::Cli;
+use super::args::{Cli, SourceArg};
 use super::exit::Exit;
 
 /// The names that it is called by, as links to the program in `/sbin`.
@@ -19,7 +19,7 @@ const NAMES: [&str; 2] = ["mount.snapbrowse", "mount.fuse.snapbrowse"];
 #[derive(Debug, Parser)]
 #[command(name = NAMES[0], version, about = "Mount a snapshot, called by mount(8)")]
 pub(crate) struct Helper {
-    /// An iscsi:// URL, an image file or a block device
+    /// An iscsi:// URL, an image file or a block device; a URL without a target is for all targets of the portal
     source: OsString,
     /// Where to mount it
     directory: OsString,
@@ -49,9 +49,20 @@ pub(crate) struct Helper {
 impl Helper {
     /// Whether the program is called by one of these names, or as mount.fuse3(8) calls it where there is no such link:
     /// `snapbrowse SOURCE DIR -o OPTS`.
-    pub(crate) fn is_called() -> bool {
-        let arguments: Vec<OsString> = std::env::args_os().collect();
-        is_call(&arguments)
+    pub(crate) fn is_called(arguments: &[OsString]) -> bool {
+        let name = arguments.first().and_then(|called| Path::new(called).file_name());
+        if NAMES.iter().any(|known| name == Some(OsStr::new(known))) {
+            return true;
+        }
+        // No command has a slash in its name, and mount(8) hands on paths as absolute ones.
+        match arguments {
+            [_, source, directory, ..] => {
+                !source.as_bytes().starts_with(b"-")
+                    && source.as_bytes().contains(&b'/')
+                    && directory.as_bytes().starts_with(b"/")
+            }
+            _ => false,
+        }
     }
 
     /// The same as a command line of the program's own; `None` where there is nothing to do.
@@ -69,7 +80,10 @@ impl Helper {
         if self.fake {
             return Ok(None);
         }
-        let [command, end] = ["mount", "--"].map(OsString::from);
+        // A portal stands for all its targets.
+        let url = SourceArg(self.source.clone()).url()?;
+        let command = if url.is_some_and(|url| url.target.is_none()) { "browse" } else { "mount" };
+        let [command, end] = [command, "--"].map(OsString::from);
         let mut cli =
             Cli::parse_from(["snapbrowse".into(), command, end, self.source, self.directory]);
         cli.global.verbose = self.verbose;
@@ -78,22 +92,6 @@ impl Helper {
             mounting.sloppy = self.sloppy;
         }
         Ok(Some(cli))
-    }
-}
-
-fn is_call(arguments: &[OsString]) -> bool {
-    let name = arguments.first().and_then(|called| Path::new(called).file_name());
-    if NAMES.iter().any(|known| name == Some(OsStr::new(known))) {
-        return true;
-    }
-    // No command has a slash in its name, and mount(8) hands on paths as absolute ones.
-    match arguments {
-        [_, source, directory, ..] => {
-            !source.as_bytes().starts_with(b"-")
-                && source.as_bytes().contains(&b'/')
-                && directory.as_bytes().starts_with(b"/")
-        }
-        _ => false,
     }
 }
 
@@ -136,7 +134,7 @@ mod tests {
             (&["snapbrowse", "iscsi://h:1/iqn.x:y"], false),
         ] {
             let arguments: Vec<OsString> = call.iter().map(OsString::from).collect();
-            assert_eq!(is_call(&arguments), is_helper, "{call:?}");
+            assert_eq!(Helper::is_called(&arguments), is_helper, "{call:?}");
         }
     }
 
@@ -148,5 +146,14 @@ mod tests {
         assert!(parse(&["-f"]).into_cli().unwrap().is_none());
         assert!(parse(&["-sfnv"]).into_cli().unwrap().is_none());
         assert_eq!(parse(&["-N", "/run/ns"]).into_cli().unwrap_err().kind(), ErrorKind::Usage);
+    }
+
+    #[test]
+    fn a_portal_is_browsed() {
+        for (source, browses) in [("iscsi://h", true), ("iscsi://h/t", false), ("a.img", false)] {
+            let helper = Helper::try_parse_from(["mount.snapbrowse", source, "/mnt"]).unwrap();
+            let cli = helper.into_cli().unwrap().unwrap();
+            assert_eq!(matches!(cli.command, Command::Browse(_)), browses, "{source}");
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! `-o`: the words of mount(8), and every long option of this program.
 
+use std::path::PathBuf;
+
 use clap::{Args as _, FromArgMatches};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{MountOptions, Shown};
 
 use super::args::GlobalArgs;
+use super::browse::TreeArgs;
 
 /// What `mount` and `browse` have in common.
 #[derive(Clone, Debug, clap::Args)]
@@ -21,6 +24,16 @@ pub(crate) struct Mounting {
     pub(crate) sloppy: bool,
     #[command(flatten)]
     pub(crate) access: Access,
+    #[command(flatten)]
+    pub(crate) log: Log,
+}
+
+/// Where messages go once the program is in the background.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Log {
+    /// Append messages to this file rather than to the system's log; it is opened anew for each, so it may be renamed
+    #[arg(long = "log", value_name = "FILE", help_heading = "General")]
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// Who may see what.
@@ -107,7 +120,11 @@ const WITHOUT_EFFECT: &[&str] = &[
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for `rw`, and for what nobody knows unless `sloppy`.
-pub(crate) fn apply(args: &mut Mounting, global: &mut GlobalArgs) -> Result<()> {
+pub(crate) fn apply(
+    args: &mut Mounting,
+    mut tree: Option<&mut TreeArgs>,
+    global: &mut GlobalArgs,
+) -> Result<()> {
     let lists = std::mem::take(&mut args.options);
     for option in lists.iter().flat_map(|list| list.split(',')).map(str::trim) {
         let name = option.split('=').next().unwrap_or(option);
@@ -121,7 +138,7 @@ pub(crate) fn apply(args: &mut Mounting, global: &mut GlobalArgs) -> Result<()> 
             "noexec" => args.access.no_exec = true,
             "exec" => args.access.no_exec = false,
             name if WITHOUT_EFFECT.contains(&name) || name.starts_with("x-") => {}
-            _ => match long_option(option, name, args, global) {
+            _ => match long_option(option, name, args, tree.as_deref_mut(), global) {
                 Err(error) if !args.sloppy => return Err(error),
                 _ => {}
             },
@@ -135,11 +152,13 @@ fn long_option(
     option: &str,
     name: &str,
     args: &mut Mounting,
+    tree: Option<&mut TreeArgs>,
     global: &mut GlobalArgs,
 ) -> Result<()> {
     let flag = format!("--{}{}", name.replace('_', "-"), &option[name.len()..]);
     let parser = clap::Command::new("-o").no_binary_name(true).disable_help_flag(true);
-    let parser = Access::augment_args(GlobalArgs::augment_args(parser));
+    let parser = Log::augment_args(Access::augment_args(GlobalArgs::augment_args(parser)));
+    let parser = if tree.is_some() { TreeArgs::augment_args(parser) } else { parser };
     let wrong = |error: clap::Error| {
         // clap's first line, without its advice on flags.
         let text = error.to_string();
@@ -148,7 +167,9 @@ fn long_option(
     };
     let matches = parser.try_get_matches_from([flag]).map_err(wrong)?;
     global.update_from_arg_matches(&matches).map_err(wrong)?;
-    args.access.update_from_arg_matches(&matches).map_err(wrong)
+    args.access.update_from_arg_matches(&matches).map_err(wrong)?;
+    args.log.update_from_arg_matches(&matches).map_err(wrong)?;
+    tree.map_or(Ok(()), |tree| tree.update_from_arg_matches(&matches)).map_err(wrong)
 }
 
 #[cfg(test)]
@@ -165,7 +186,7 @@ mod tests {
         let Cli { mut global, command } = Cli::try_parse_from(line).unwrap();
         let Command::Mount(args) = command else { panic!("{command:?}") };
         let mut mounting = args.mounting;
-        apply(&mut mounting, &mut global).map(|()| (mounting, global))
+        apply(&mut mounting, None, &mut global).map(|()| (mounting, global))
     }
 
     #[test]
@@ -200,5 +221,18 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Usage);
             assert!(error.message().contains(said) && !error.message().contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn browse_takes_its_own_options_too() {
+        let line =
+            ["snapbrowse", "browse", "--idle", "9m", "-o", "idle=1m,max_sessions=3,log=l", "/m"];
+        let Cli { mut global, mut command } = Cli::try_parse_from(line).unwrap();
+        command.apply_options(&mut global).unwrap();
+        let Command::Browse(args) = command else { panic!("{command:?}") };
+        assert_eq!(args.tree.idle, Some(std::time::Duration::from_secs(60)));
+        assert_eq!((args.tree.max_sessions, args.tree.refresh), (Some(3), None));
+        assert_eq!(args.mounting.log.file, Some(PathBuf::from("l")));
+        assert!(applied(&["idle=1m"]).is_err(), "mount has none");
     }
 }

@@ -367,3 +367,55 @@ fn a_target_that_is_silent_is_an_io_error_and_umount_still_works() {
     }
     unmounts_without_logging_out(&snapbrowse, mount);
 }
+
+#[test]
+fn a_password_in_a_url_is_not_in_the_command_line_of_what_goes_on() {
+    if !can_run("a_password_in_a_url_is_not_in_the_command_line_of_what_goes_on", NEEDS) {
+        return;
+    }
+    let lun = CrashedLun::new();
+    let snapbrowse = Snapbrowse::new();
+    let url = lun.url().replace("iscsi://", "iscsi://bob%s3cret-word@");
+    let dir = snapbrowse.new_directory();
+    let output = snapbrowse.output(["mount", "--volume", "p1", &url, dir.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let mount = FuseMount::found(&snapbrowse, dir);
+    assert_eq!(fs::read(mount.path().join("etc/hostname")).unwrap(), b"srv1\n");
+    let pid = mount.process().as_raw_nonzero();
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    let line = String::from_utf8(line).unwrap();
+    assert!(!line.contains("s3cret"), "{line:?}");
+    // What everybody may see is there.
+    let dir = mount.path().to_str().unwrap();
+    assert!(line.ends_with(&format!("mount\0--volume\0p1\0iscsi://...\0{dir}\0")), "{line:?}");
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains("s3cret"));
+    mount.unmount();
+}
+
+#[test]
+fn messages_go_to_the_log_file_that_was_named() {
+    if !can_run("messages_go_to_the_log_file_that_was_named", NEEDS) {
+        return;
+    }
+    use std::os::unix::fs::MetadataExt;
+    let lun = CrashedLun::new();
+    let snapbrowse = Snapbrowse::new();
+    // Relative to where it was started, not to where it goes on.
+    let log = snapbrowse.home().join("log");
+    let mount = snapbrowse.mount_with(&["-o", "log=log,timeout=2s"], &lun.url());
+    assert_eq!(fs::metadata(&log).unwrap().mode() & 0o777, 0o600);
+    logout_takes_long(&lun);
+    // As logrotate does it.
+    fs::rename(&log, snapbrowse.home().join("log.1")).unwrap();
+    unmounts_without_logging_out(&snapbrowse, mount);
+    let text = fs::read_to_string(&log).unwrap();
+    let line = text.lines().next().unwrap();
+    assert!(line.ends_with("the target did not confirm the logout"), "{text}");
+    assert!(line.starts_with("20") && line.as_bytes()[10] == b'T', "{text}");
+
+    let dir = snapbrowse.new_directory();
+    let options = ["mount", "--log", "/no/such/directory/log", &lun.url(), dir.to_str().unwrap()];
+    let said = snapbrowse.fails(10, options);
+    assert!(said.contains("/no/such/directory/log"), "{said}");
+}
