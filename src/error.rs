@@ -47,6 +47,8 @@ pub enum ErrorKind {
     Login,
     /// The session was lost and could not be brought back.
     SessionLost,
+    /// This port of the target does not serve the LUN now; another one may.
+    PathClosed,
     /// A deadline passed.
     Timeout,
     /// The peer broke the protocol.

@@ -52,6 +52,7 @@ impl From<ErrorKind> for Exit {
             | ErrorKind::NoXattr
             | ErrorKind::ReadOnly
             | ErrorKind::SessionLost
+            | ErrorKind::PathClosed
             | ErrorKind::Timeout
             | ErrorKind::Protocol
             | ErrorKind::Scsi

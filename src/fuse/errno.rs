@@ -27,6 +27,7 @@ pub(super) fn errno(kind: ErrorKind) -> Errno {
         ErrorKind::Login | ErrorKind::Permission => Raw::ACCESS,
         ErrorKind::Timeout => Raw::TIMEDOUT,
         ErrorKind::SessionLost
+        | ErrorKind::PathClosed
         | ErrorKind::Protocol
         | ErrorKind::Scsi
         | ErrorKind::Medium

@@ -74,6 +74,9 @@ pub struct Config {
     pub data_digest: DigestPolicy,
     /// The longest that one operation (a login, a read) may take, retries included.
     pub timeout: Duration,
+    /// The most portals of a target that are read through at the same time; 1: no more than one, and the others only
+    /// in its place.
+    pub paths: usize,
 }
 
 impl Config {
@@ -88,6 +91,7 @@ impl Config {
             header_digest: DigestPolicy::default(),
             data_digest: DigestPolicy::default(),
             timeout: Duration::from_secs(30),
+            paths: 8,
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, ErrorKind, Result};
 
+use super::driver::LinkState;
 use super::pdu::{BHS_LEN, Bhs, Digests, Incoming, Outgoing, padding};
 use super::proto::{Backoff, Login, LoginStep, LoginTarget, Negotiated, Window};
 use super::{Config, Portal};
@@ -34,8 +35,19 @@ pub(super) struct Connection {
     pub(super) window: Window,
     /// Where a permanent redirect (0102) has moved the target to.
     pub(super) moved_to: Option<Portal>,
+    /// The portal that was asked for, before redirects.
+    pub(super) asked: Portal,
     /// Where the connection leads, for messages.
     pub(super) portal: Portal,
+    /// The same as an address.
+    pub(super) peer: SocketAddr,
+}
+
+impl Connection {
+    /// What watchers of the session are told of it.
+    pub(super) fn state(&self) -> LinkState {
+        LinkState::Up(self.asked.clone(), self.peer)
+    }
 }
 
 /// Why there is no connection.
@@ -153,8 +165,19 @@ async fn log_in_at(
         };
         match step {
             LoginStep::Done { negotiated, window } => {
+                let asked = portal.clone();
+                let peer = stream.peer_addr().map_err(|error| lost(&error))?;
                 let portal = here;
-                return Ok(Connection { stream, inbox, negotiated, window, moved_to, portal });
+                return Ok(Connection {
+                    stream,
+                    inbox,
+                    negotiated,
+                    window,
+                    moved_to,
+                    asked,
+                    portal,
+                    peer,
+                });
             }
             LoginStep::Redirect { address, permanent } => {
                 let next = parse_target_address(&address)?;

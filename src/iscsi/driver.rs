@@ -1,12 +1,13 @@
 //! The task that owns a session's connection: moves bytes between the socket and the [`Engine`], and connects again.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::ReadHalf;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -38,8 +39,14 @@ pub(super) enum Request {
     /// The unit is open: check after each reconnect that it is still the same.
     Watch(LunAddress, UnitFacts),
     Unwatch(LunAddress),
+    /// Check the open unit before the next read.
+    Suspect(LunAddress),
     /// The outcome of such a check.
     Verified(LunAddress, Result<()>),
+    /// Other sessions stand by through other portals: stay with this one's own, and give back what may take another path.
+    Share,
+    /// Somebody waits for a connection: try at once.
+    Hurry,
     /// Log out, and say whether the target confirmed it.
     LogOut(oneshot::Sender<bool>),
 }
@@ -52,14 +59,65 @@ pub(super) type Ticket = oneshot::Sender<Result<BytesMut>>;
 pub(super) struct Handle {
     requests: mpsc::UnboundedSender<Request>,
     timeout: Duration,
+    state: watch::Receiver<LinkState>,
+    detours: bool,
+}
+
+/// What has become of a session's connection.
+#[derive(Clone, Debug)]
+pub(super) enum LinkState {
+    /// It serves; the portal is the one of the configuration, the address where it led to.
+    Up(Portal, SocketAddr),
+    Down,
+    /// The session is over.
+    Over,
 }
 
 impl Handle {
+    /// The same for commands that may come back because another path may have their result.
+    pub(super) fn detouring(&self) -> Self {
+        Self { detours: true, ..self.clone() }
+    }
+
+    /// What has become of the connection.
+    pub(super) fn state(&self) -> LinkState {
+        self.state.borrow().clone()
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(*self.state.borrow(), LinkState::Up(..))
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(*self.state.borrow(), LinkState::Over)
+    }
+
+    /// Waits until something becomes of the connection.
+    pub(super) async fn changed(&self) {
+        if self.state.clone().changed().await.is_err() {
+            // The task has ended: nothing ever will.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// How long one operation may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Logs out and waits for the answer. False where the target did not confirm it.
+    pub(super) async fn log_out(&self) -> bool {
+        let (farewell, done) = oneshot::channel();
+        self.tell(Request::LogOut(farewell));
+        // A task that has ended already has said how.
+        done.await.unwrap_or(true)
+    }
+
     /// Runs a command within the time that one operation may take.
     pub(super) async fn run(&self, lun: LunAddress, cdb: Cdb, expected: u32) -> Result<BytesMut> {
         let deadline = self.deadline();
-        let answer = self.start(lun, cdb, expected, deadline);
-        Self::wait(answer).await
+        let mut answer = self.start(lun, cdb, expected, deadline);
+        Self::wait(&mut answer).await
     }
 
     /// When an operation that begins now must have ended.
@@ -77,14 +135,15 @@ impl Handle {
     ) -> oneshot::Receiver<Result<BytesMut>> {
         let (ticket, answer) = oneshot::channel();
         let deadline = deadline.into_std();
-        let command = Command { lun, cdb, expected, deadline, timeout: self.timeout };
+        let Self { timeout, detours, .. } = *self;
+        let command = Command { lun, cdb, expected, deadline, timeout, detours };
         // Without a task the ticket is dropped, and `wait` says so.
         let _ = self.requests.send(Request::Run(command, ticket));
         answer
     }
 
     /// Waits for the result of a command.
-    pub(super) async fn wait(answer: oneshot::Receiver<Result<BytesMut>>) -> Result<BytesMut> {
+    pub(super) async fn wait(answer: &mut oneshot::Receiver<Result<BytesMut>>) -> Result<BytesMut> {
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
 
@@ -106,6 +165,11 @@ pub(super) struct Driver {
     target: LoginTarget,
     isid: [u8; 6],
     portals: Vec<Portal>,
+    /// Which of them the last connection was made through.
+    asked: Portal,
+    state: watch::Sender<LinkState>,
+    /// Whether other sessions stand by through other portals.
+    shared: bool,
     units: HashMap<LunAddress, UnitFacts>,
     farewells: Vec<oneshot::Sender<bool>>,
     closing: bool,
@@ -142,6 +206,7 @@ impl Driver {
         portals: &[Portal],
     ) -> Handle {
         let (requests, receiver) = mpsc::unbounded_channel();
+        let (state, watched) = watch::channel(connection.state());
         let driver = Self {
             engine: Engine::new(Limits::new(config.timeout)),
             requests: receiver,
@@ -150,6 +215,9 @@ impl Driver {
             target,
             isid,
             portals: portals.to_vec(),
+            asked: connection.asked.clone(),
+            state,
+            shared: false,
             units: HashMap::new(),
             farewells: Vec::new(),
             closing: false,
@@ -158,20 +226,24 @@ impl Driver {
             notices: Notices::default(),
         };
         tokio::spawn(driver.run(connection));
-        Handle { requests, timeout: config.timeout }
+        Handle { requests, timeout: config.timeout, state: watched, detours: false }
     }
 
     async fn run(mut self, first: Connection) {
         let mut connection = first;
         loop {
             if let Some(portal) = connection.moved_to.take() {
-                self.portals = vec![portal];
+                self.portals = vec![portal.clone()];
+                connection.asked = portal;
             }
+            self.asked = connection.asked.clone();
+            self.state.send_replace(connection.state());
             let portal = connection.portal.clone();
             let since = Instant::now();
             match self.serve(connection).await {
                 End::Over => break,
                 End::Fault(fault) => {
+                    self.state.send_replace(LinkState::Down);
                     let error = fault.error.clone().context(&portal);
                     let now = Instant::now().into_std();
                     self.notices.warn("lost", now, || format!("{error}: connecting again"));
@@ -190,6 +262,7 @@ impl Driver {
                 }
             }
         }
+        self.state.send_replace(LinkState::Over);
         for farewell in self.farewells {
             let _ = farewell.send(self.confirmed);
         }
@@ -285,7 +358,13 @@ impl Driver {
                 self.units.remove(&lun);
                 self.engine.unwatch(lun);
             }
+            Request::Suspect(lun) => self.engine.suspect(lun),
             Request::Verified(lun, result) => self.engine.verified(lun, result),
+            Request::Share => {
+                self.shared = true;
+                self.engine.set_shared();
+            }
+            Request::Hurry => self.backoff = Backoff::default(),
             Request::LogOut(farewell) => {
                 self.farewells.push(farewell);
                 self.close(now);
@@ -323,7 +402,9 @@ impl Driver {
             self.engine.verified(lun, Ok(()));
             return;
         };
-        let handle = Handle { requests, timeout: self.config.timeout };
+        let (timeout, state) = (self.config.timeout, self.state.subscribe());
+        // Where reads may take another path they shall not wait for a port that does not serve the unit.
+        let handle = Handle { requests, timeout, state, detours: self.shared };
         let facts = facts.clone();
         tokio::spawn(async move {
             let result = unit::verify(&handle, lun, &facts).await;
@@ -368,8 +449,8 @@ impl Driver {
 
     /// One login, while requests and deadlines are served. `None`: the session is over.
     async fn try_log_in(&mut self) -> Option<Result<Connection, LoginFailure>> {
-        let (portals, target, config) =
-            (self.portals.clone(), self.target.clone(), self.config.clone());
+        let portals = if self.shared { vec![self.asked.clone()] } else { self.portals.clone() };
+        let (target, config) = (self.target.clone(), self.config.clone());
         let isid = self.isid;
         let login = async move { log_in(&portals, &target, &config, isid).await };
         tokio::pin!(login);

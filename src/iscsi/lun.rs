@@ -1,25 +1,28 @@
 //! One logical unit as a source of blocks.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use crate::block::{BlockSource, ReadFuture, Segments, check_range};
 use crate::error::Result;
-use crate::scsi::{Cdb, LunAddress};
+use crate::scsi::Cdb;
 
-use super::driver::{Handle, Request};
-use super::unit::Unit;
+use super::paths::{PathInfo, Paths};
+use super::unit::{self, Unit};
 
 /// The longest READ, in bytes, even where the target would take a longer one: beyond it nothing gets faster.
 const MAX_READ: u32 = 1 << 20;
 
 /// One logical unit of a session, as a [`BlockSource`].
 ///
-/// A read that passes what the target takes in one command is several commands, in flight together.
+/// A read that passes what the target takes in one command is several commands, in flight together. Where the session
+/// knows several portals, long reading is shared among them, and each takes over for the others.
 #[derive(Debug)]
 pub struct Lun {
-    handle: Handle,
-    address: LunAddress,
+    paths: Arc<Paths>,
     /// The unit and its target, for messages.
     name: String,
     len: u64,
@@ -30,7 +33,7 @@ pub struct Lun {
 }
 
 impl Lun {
-    pub(super) fn new(handle: Handle, address: LunAddress, target: &str, unit: Unit) -> Self {
+    pub(super) fn new(paths: Paths, name: String, unit: &Unit) -> Self {
         let capacity = unit.facts.capacity;
         let wanted = MAX_READ / capacity.block_size;
         let max_blocks = match unit.limits.maximum_transfer {
@@ -38,11 +41,9 @@ impl Lun {
             limit => wanted.min(limit),
         };
         // READ(10) counts blocks in 16 bits; `wanted` is at most 2,048.
-        handle.tell(Request::Watch(address, unit.facts));
         Self {
-            handle,
-            address,
-            name: format!("{address} of {target}"),
+            paths: Arc::new(paths),
+            name,
             len: capacity.bytes(),
             block_size: capacity.block_size,
             max_blocks,
@@ -52,7 +53,29 @@ impl Lun {
 
     /// The logical unit number.
     pub fn number(&self) -> u64 {
-        self.address.number()
+        self.paths.found().address.number()
+    }
+
+    /// The ways that lead to it, in use or not.
+    pub fn paths(&self) -> Vec<PathInfo> {
+        self.paths.report()
+    }
+
+    /// Opens every path that is not open yet, within the time that a login may take; see [`Lun::paths`] for what came
+    /// of it. Reading does so by itself after some megabytes.
+    pub async fn open_paths(&self) {
+        self.paths.open_all().await;
+    }
+
+    /// The rotation rate of the medium in revolutions per minute, 0 where it does not rotate; `None` where the device
+    /// does not say.
+    ///
+    /// # Errors
+    /// Those of a command that gets no answer.
+    pub async fn rotation_rate(&self) -> Result<Option<u16>> {
+        let found = self.paths.found();
+        let about = unit::characteristics(&self.paths.any(), found.address, &found.pages).await;
+        Ok(about.map_err(|error| error.context(&self.name))?.rotation_rate)
     }
 
     async fn read(&self, offset: u64, len: usize) -> Result<Segments> {
@@ -64,18 +87,18 @@ impl Lun {
         // `check_range` has shown that the end fits.
         let end = offset + len as u64;
         let (mut lba, after) = (offset / block_size, end.div_ceil(block_size));
-        let deadline = self.handle.deadline();
+        let deadline = Instant::now() + self.paths.timeout();
         let mut answers = SmallVec::<[_; 4]>::new();
         while lba < after {
             let blocks = u32::try_from(after - lba).unwrap_or(u32::MAX).min(self.max_blocks);
             let expected = blocks * self.block_size;
-            let answer = self.handle.start(self.address, self.cdb(lba, blocks), expected, deadline);
+            let answer = self.paths.start(self.cdb(lba, blocks), expected, deadline);
             answers.push((lba, blocks, answer));
             lba += u64::from(blocks);
         }
         let mut segments = Segments::new();
         for (lba, blocks, answer) in answers {
-            let data = Handle::wait(answer).await.map_err(|error| {
+            let data = self.paths.finish(answer).await.map_err(|error| {
                 error.context(format_args!("{}: read of {blocks} blocks at LBA {lba}", self.name))
             })?;
             let data: Bytes = data.freeze();
@@ -107,11 +130,5 @@ impl BlockSource for Lun {
 
     fn read_at(&self, offset: u64, len: usize) -> ReadFuture<'_> {
         Box::pin(self.read(offset, len))
-    }
-}
-
-impl Drop for Lun {
-    fn drop(&mut self) {
-        self.handle.tell(Request::Unwatch(self.address));
     }
 }

@@ -11,8 +11,10 @@ mod driver;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod lun;
+mod paths;
 mod pdu;
 mod proto;
+mod routes;
 mod session;
 mod unit;
 mod url;
@@ -20,6 +22,7 @@ mod url;
 pub use config::{ChapAlgorithm, ChapSecret, Config, Credentials, DigestPolicy};
 pub use discovery::{TargetRecord, discover};
 pub use lun::Lun;
+pub use paths::PathInfo;
 pub use session::{LunInfo, Session};
 pub use url::{IscsiUrl, Portal};
 

@@ -1,15 +1,24 @@
 //! A login that lasts: LUNs are listed and opened through it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use futures_util::future::join_all;
-use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::scsi::LunAddress;
 
 use super::connect::{log_in_patiently, random_isid};
-use super::driver::{Driver, Handle, Request};
+use super::driver::{Driver, Handle};
+use super::paths::Paths;
 use super::proto::LoginTarget;
-use super::{Config, Lun, Portal, unit};
+use super::routes::Routes;
+use super::unit::{self, Found};
+use super::{Config, Lun, Portal};
+
+/// Between two rounds over portals of which none serves the unit.
+const NEXT_ROUND: Duration = Duration::from_millis(500);
 
 /// What REPORT LUNS, INQUIRY and READ CAPACITY say of one logical unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +42,7 @@ pub struct LunInfo {
 /// the background; [`Session::logout`] does so and waits.
 #[derive(Clone, Debug)]
 pub struct Session {
-    handle: Handle,
+    routes: Arc<Routes>,
     target: String,
     alias: Option<String>,
 }
@@ -50,8 +59,9 @@ impl Session {
             .await
             .map_err(|error| error.context(target))?;
         let alias = connection.negotiated.target_alias.clone();
-        let handle = Driver::spawn(connection, config, login_target, isid, portals);
-        Ok(Self { handle, target: target.to_owned(), alias })
+        let handle = Driver::spawn(connection, config, login_target.clone(), isid, portals);
+        let routes = Arc::new(Routes::new(login_target, config, handle, portals));
+        Ok(Self { routes, target: target.to_owned(), alias })
     }
 
     /// The target's name for people (TargetAlias), if it has one.
@@ -61,9 +71,13 @@ impl Session {
 
     /// All logical units of the target.
     pub async fn luns(&self) -> Result<Vec<LunInfo>> {
-        let luns =
-            unit::report_luns(&self.handle).await.map_err(|error| error.context(&self.target))?;
-        let infos = luns.iter().map(|&lun| self.lun_info(lun));
+        let listed = self.list(&self.routes.any()).await?;
+        Ok(listed.into_iter().map(|(info, _)| info).collect())
+    }
+
+    async fn list(&self, handle: &Handle) -> Result<Vec<(LunInfo, Found)>> {
+        let luns = unit::report_luns(handle).await.map_err(|error| error.context(&self.target))?;
+        let infos = luns.iter().map(|&lun| self.lun_info(handle, lun));
         let infos: Vec<_> = join_all(infos).await.into_iter().collect::<Result<_>>()?;
         Ok(infos.into_iter().flatten().collect())
     }
@@ -73,14 +87,43 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::LunNotFound`] where there is no such LUN, or several disks and none named (the hint lists them).
     pub async fn open_lun(&self, lun: Option<u64>) -> Result<Lun> {
-        let address = match lun {
-            Some(number) => self.find(number).await?,
-            None => self.only_disk().await?,
+        let handle = self.routes.any();
+        match self.open_through(&handle, lun).await {
+            Err(error) if error.kind() == ErrorKind::PathClosed => {
+                self.open_elsewhere(lun, error).await
+            }
+            result => result,
+        }
+    }
+
+    async fn open_through(&self, handle: &Handle, lun: Option<u64>) -> Result<Lun> {
+        let found = match lun {
+            Some(number) => self.find(handle, number).await?,
+            None => self.only_disk(handle).await?,
         };
-        let unit = unit::open(&self.handle, address).await;
-        let unit =
-            unit.map_err(|error| error.context(format_args!("{address} of {}", self.target)))?;
-        Ok(Lun::new(self.handle.clone(), address, &self.target, unit))
+        let name = format!("{} of {}", found.address, self.target);
+        let unit = unit::open(handle, &found).await.map_err(|error| error.context(&name))?;
+        let paths =
+            Paths::new(Arc::clone(&self.routes), handle.clone(), found, &unit, name.clone());
+        Ok(Lun::new(paths, name, &unit))
+    }
+
+    /// The port of the first session does not serve the unit: another one may.
+    async fn open_elsewhere(&self, lun: Option<u64>, mut closed: Error) -> Result<Lun> {
+        let end = Instant::now() + self.routes.first().timeout();
+        loop {
+            for portal in self.routes.portals() {
+                let Ok(handle) = self.routes.open(portal).await else { continue };
+                match self.open_through(&handle, lun).await {
+                    Err(error) if error.kind() == ErrorKind::PathClosed => closed = error,
+                    result => return result,
+                }
+            }
+            if Instant::now() + NEXT_ROUND >= end {
+                return Err(closed);
+            }
+            sleep(NEXT_ROUND).await;
+        }
     }
 
     /// Logs out and waits, within a bound, for the target's answer. Every clone and every [`Lun`] of the session
@@ -89,26 +132,27 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::SessionLost`] where the target did not confirm it: it may take the session for alive still.
     pub async fn logout(&self) -> Result<()> {
-        let (farewell, done) = oneshot::channel();
-        self.handle.tell(Request::LogOut(farewell));
-        // A task that has ended already has said how.
-        match done.await {
-            Ok(true) | Err(_) => Ok(()),
-            Ok(false) => {
-                let what = format!("{}: the target did not confirm the logout", self.target);
-                Err(Error::new(ErrorKind::SessionLost, what))
-            }
+        if self.routes.log_out().await {
+            return Ok(());
         }
+        let what = format!("{}: the target did not confirm the logout", self.target);
+        Err(Error::new(ErrorKind::SessionLost, what))
     }
 
     /// The address of a LUN, which must be a disk. Most targets use the usual form of address, so that is tried first.
-    async fn find(&self, number: u64) -> Result<LunAddress> {
+    async fn find(&self, handle: &Handle, number: u64) -> Result<Found> {
         let usual = LunAddress::from_number(number);
-        match unit::inquire(&self.handle, usual).await {
-            Ok(inquiry) if inquiry.is_disk() => return Ok(usual),
+        let (inquiry, pages) =
+            tokio::join!(unit::inquire(handle, usual), unit::vpd_list(handle, usual));
+        match inquiry {
+            Ok(inquiry) if inquiry.is_disk() => {
+                let asymmetric_access = inquiry.asymmetric_access;
+                return Ok(Found { address: usual, pages: pages?, asymmetric_access });
+            }
             Ok(inquiry) if inquiry.qualifier == 0 => {
                 let what = format!("LUN {number} of {} is no disk", self.target);
-                return Err(self.with_list(Error::new(ErrorKind::LunNotFound, what)).await);
+                let error = Error::new(ErrorKind::LunNotFound, what);
+                return Err(self.with_list(handle, error).await);
             }
             Ok(_) => {}
             Err(error) if matches!(error.kind(), ErrorKind::LunNotFound | ErrorKind::Scsi) => {}
@@ -116,21 +160,22 @@ impl Session {
                 return Err(error.context(format_args!("LUN {number} of {}", self.target)));
             }
         }
-        let luns =
-            unit::report_luns(&self.handle).await.map_err(|error| error.context(&self.target))?;
-        match luns.into_iter().find(|lun| lun.number() == number && *lun != usual) {
-            Some(lun) => Ok(lun),
-            None => {
-                let what = format!("{} has no LUN {number}", self.target);
-                Err(self.with_list(Error::new(ErrorKind::LunNotFound, what)).await)
+        let luns = unit::report_luns(handle).await.map_err(|error| error.context(&self.target))?;
+        let listed = luns.into_iter().find(|lun| lun.number() == number && *lun != usual);
+        if let Some(address) = listed {
+            if let Some((_, found)) = self.lun_info(handle, address).await? {
+                return Ok(found);
             }
         }
+        let what = format!("{} has no LUN {number}", self.target);
+        Err(self.with_list(handle, Error::new(ErrorKind::LunNotFound, what)).await)
     }
 
-    async fn only_disk(&self) -> Result<LunAddress> {
-        let disks: Vec<_> = self.luns().await?.into_iter().filter(|lun| lun.is_disk).collect();
+    async fn only_disk(&self, handle: &Handle) -> Result<Found> {
+        let mut disks = self.list(handle).await?;
+        disks.retain(|(info, _)| info.is_disk);
         match &disks[..] {
-            [only] => Ok(LunAddress::from_number(only.lun)),
+            [(_, only)] => Ok(only.clone()),
             [] => Err(Error::new(
                 ErrorKind::LunNotFound,
                 format!("{} shows no disk to this initiator", self.target),
@@ -138,25 +183,25 @@ impl Session {
             .with_hint("is the snapshot presented to this host?")),
             _ => {
                 let what = format!("{} has several disks: name a LUN", self.target);
-                Err(Error::new(ErrorKind::LunNotFound, what).with_hint(list(&disks)))
+                Err(Error::new(ErrorKind::LunNotFound, what).with_hint(sentence(&disks)))
             }
         }
     }
 
     /// Adds the disks that are there to an error about one that is not.
-    async fn with_list(&self, error: Error) -> Error {
-        match self.luns().await {
-            Ok(luns) => {
-                let disks: Vec<_> = luns.into_iter().filter(|lun| lun.is_disk).collect();
-                error.with_hint(list(&disks))
+    async fn with_list(&self, handle: &Handle, error: Error) -> Error {
+        match self.list(handle).await {
+            Ok(mut disks) => {
+                disks.retain(|(info, _)| info.is_disk);
+                error.with_hint(sentence(&disks))
             }
             Err(_) => error,
         }
     }
 
     /// One unit for the list; `None` where REPORT LUNS lists something that is not there.
-    async fn lun_info(&self, lun: LunAddress) -> Result<Option<LunInfo>> {
-        let inquiry = match unit::inquire(&self.handle, lun).await {
+    async fn lun_info(&self, handle: &Handle, lun: LunAddress) -> Result<Option<(LunInfo, Found)>> {
+        let inquiry = match unit::inquire(handle, lun).await {
             Ok(inquiry) => inquiry,
             Err(error) if matches!(error.kind(), ErrorKind::Scsi | ErrorKind::LunNotFound) => {
                 return Ok(None);
@@ -166,24 +211,30 @@ impl Session {
         if inquiry.qualifier == 3 {
             return Ok(None);
         }
-        let capacity =
-            if inquiry.is_disk() { unit::capacity(&self.handle, lun).await.ok() } else { None };
+        let (capacity, pages) = match inquiry.is_disk() {
+            true => tokio::join!(async { unit::capacity(handle, lun).await.ok() }, async {
+                unit::vpd_list(handle, lun).await.unwrap_or_default()
+            }),
+            false => Default::default(),
+        };
         let capacity = capacity.map(|(capacity, _)| capacity);
-        Ok(Some(LunInfo {
+        let asymmetric_access = inquiry.asymmetric_access;
+        let info = LunInfo {
             lun: lun.number(),
             is_disk: inquiry.is_disk(),
             product: inquiry.product,
             capacity: capacity.map(crate::scsi::Capacity::bytes),
             block_size: capacity.map(|capacity| capacity.block_size),
-        }))
+        };
+        Ok(Some((info, Found { address: lun, pages, asymmetric_access })))
     }
 }
 
-fn list(disks: &[LunInfo]) -> String {
+fn sentence(disks: &[(LunInfo, Found)]) -> String {
     if disks.is_empty() {
         return "it has no disk at all".to_owned();
     }
-    let disks = disks.iter().map(|disk| match disk.capacity {
+    let disks = disks.iter().map(|(disk, _)| match disk.capacity {
         Some(bytes) => format!("{} ({})", disk.lun, bytesize::ByteSize(bytes)),
         None => disk.lun.to_string(),
     });

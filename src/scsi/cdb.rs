@@ -3,9 +3,11 @@
 /// A vital product data page (SPC-5 section 7.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum VpdPage {
+    Supported = 0x00,
     UnitSerialNumber = 0x80,
     DeviceIdentification = 0x83,
     BlockLimits = 0xb0,
+    BlockDeviceCharacteristics = 0xb1,
 }
 
 /// A command descriptor block, before it is bytes.
@@ -22,6 +24,8 @@ pub(crate) enum Cdb {
     Vpd { page: VpdPage, allocation: u16 },
     /// SPC-5 section 6.33; SELECT REPORT 0: the addressable logical units.
     ReportLuns { allocation: u32 },
+    /// MAINTENANCE IN, service action 0Ah (SPC-5 section 6.36)
+    ReportTargetPortGroups { allocation: u32 },
     /// SBC-4 section 5.20
     ReadCapacity10,
     /// SERVICE ACTION IN(16), service action 10h (SBC-4 section 5.21)
@@ -52,6 +56,11 @@ impl Cdb {
                 cdb[0] = 0xa0;
                 cdb[6..10].copy_from_slice(&allocation.to_be_bytes());
             }
+            Self::ReportTargetPortGroups { allocation } => {
+                cdb[0] = 0xa3;
+                cdb[1] = 0x0a;
+                cdb[6..10].copy_from_slice(&allocation.to_be_bytes());
+            }
             Self::ReadCapacity10 => cdb[0] = 0x25,
             Self::ReadCapacity16 => {
                 cdb[0] = 0x9e;
@@ -79,6 +88,7 @@ impl Cdb {
             Self::TestUnitReady => "TEST UNIT READY",
             Self::Inquiry { .. } | Self::Vpd { .. } => "INQUIRY",
             Self::ReportLuns { .. } => "REPORT LUNS",
+            Self::ReportTargetPortGroups { .. } => "REPORT TARGET PORT GROUPS",
             Self::ReadCapacity10 => "READ CAPACITY(10)",
             Self::ReadCapacity16 => "READ CAPACITY(16)",
             Self::Read10 { .. } => "READ(10)",
@@ -115,6 +125,7 @@ mod tests {
             Cdb::Inquiry { allocation: 36 },
             Cdb::Vpd { page: VpdPage::DeviceIdentification, allocation: 255 },
             Cdb::ReportLuns { allocation: 16 },
+            Cdb::ReportTargetPortGroups { allocation: 16 },
             Cdb::ReadCapacity10,
             Cdb::ReadCapacity16,
             Cdb::Read10 { lba: 0, blocks: 1 },
@@ -126,6 +137,7 @@ mod tests {
             let allowed = match bytes[0] {
                 0x00 | 0x12 | 0x25 | 0x28 | 0x88 | 0xa0 => true,
                 0x9e => service_action == 0x10,
+                0xa3 => service_action == 0x0a,
                 _ => false,
             };
             assert!(allowed, "{cdb:?}");

@@ -112,8 +112,51 @@ impl BlockLimits {
     }
 }
 
+/// The Supported VPD Pages page (0x00), or that there is none to be believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct VpdList(Option<Vec<u8>>);
+
+impl VpdList {
+    /// Every device with VPD pages lists this page and that of its identification (SPC-5 section 7.7.1): a list
+    /// without them is wrong, and who knows where else.
+    pub(crate) fn parse(page: &[u8]) -> Self {
+        let codes = vpd_body(page, VpdPage::Supported).ok();
+        let has = |codes: &&[u8], page: VpdPage| codes.contains(&(page as u8));
+        let believed = codes.filter(|codes| {
+            has(codes, VpdPage::Supported) && has(codes, VpdPage::DeviceIdentification)
+        });
+        Self(believed.map(<[u8]>::to_vec))
+    }
+
+    /// Whether the device may have the page.
+    pub(crate) fn may_have(&self, page: VpdPage) -> bool {
+        self.0.as_ref().is_none_or(|codes| codes.contains(&(page as u8)))
+    }
+}
+
+/// The Block Device Characteristics page (0xB1; SBC-4 section 6.6.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Characteristics {
+    /// MEDIUM ROTATION RATE: `Some(0)` is a medium that does not rotate; `None` where the device does not say.
+    pub(crate) rotation_rate: Option<u16>,
+}
+
+impl Characteristics {
+    pub(crate) fn parse(page: &[u8]) -> Result<Self> {
+        let body = vpd_body(page, VpdPage::BlockDeviceCharacteristics)?;
+        let rate = body.first_chunk().map(|bytes| u16::from_be_bytes(*bytes));
+        Ok(Self {
+            rotation_rate: match rate {
+                Some(1) => Some(0),
+                Some(rate @ 0x0401..=0xfffe) => Some(rate),
+                _ => None,
+            },
+        })
+    }
+}
+
 /// The bytes behind the four of a page's header, as many as are there.
-fn vpd_body(data: &[u8], page: VpdPage) -> Result<&[u8]> {
+pub(super) fn vpd_body(data: &[u8], page: VpdPage) -> Result<&[u8]> {
     let [_, code, high, low, body @ ..] = data else {
         return Err(Error::new(
             ErrorKind::Protocol,
@@ -182,6 +225,33 @@ mod tests {
     fn the_wrong_page_is_an_error() {
         assert!(Identity::from_serial(&page(0x83, b"x")).is_err());
         assert!(Identity::from_serial(&[0, 0x80]).is_err());
+    }
+
+    #[test]
+    fn a_wrong_list_of_pages_is_not_believed() {
+        let list = VpdList::parse(&page(0, &[0, 0x80, 0x83]));
+        assert!(list.may_have(VpdPage::UnitSerialNumber));
+        assert!(!list.may_have(VpdPage::BlockLimits));
+        for wrong in
+            [page(0, &[]), page(0, &[0, 0x80]), page(0, &[0x83]), page(7, &[0, 0x83]), vec![]]
+        {
+            assert_eq!(VpdList::parse(&wrong), VpdList::default(), "{wrong:?}");
+        }
+        assert!(VpdList::default().may_have(VpdPage::BlockLimits));
+    }
+
+    #[test]
+    fn rotation_rates() {
+        let rate = |rate: u16| {
+            let page = page(0xb1, &rate.to_be_bytes());
+            Characteristics::parse(&page).unwrap().rotation_rate
+        };
+        assert_eq!(
+            [rate(0), rate(1), rate(2), rate(7200), rate(0xffff)],
+            [None, Some(0), None, Some(7200), None]
+        );
+        assert_eq!(Characteristics::parse(&page(0xb1, &[])).unwrap().rotation_rate, None);
+        assert!(Characteristics::parse(&page(0xb0, &[0, 1])).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod data;
 mod discovery;
 mod load;
 mod login;
+mod paths;
 mod rig;
 mod status;
 mod wire;

@@ -20,7 +20,7 @@ pub(crate) const IQN: &str = "iqn.2026-01.test.snapbrowse:disk";
 pub(crate) const INITIATOR: &str = "iqn.2026-01.test.snapbrowse:reader";
 /// Length of the disk in bytes.
 pub(crate) const DISK: u64 = 8 << 20;
-const SEED: u64 = 42;
+pub(crate) const SEED: u64 = 42;
 /// How much one READ asks for where a test reads everything, and how many are in flight.
 const CHUNK: usize = 256 << 10;
 const DEPTH: usize = 8;

@@ -119,6 +119,7 @@ fn read(lba: u64, blocks: u32, deadline: Instant) -> Command {
         expected: blocks * 512,
         deadline,
         timeout: Duration::from_secs(8),
+        detours: lba % 2 == 0,
     }
 }
 

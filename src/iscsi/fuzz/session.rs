@@ -66,6 +66,9 @@ impl Session {
         let now = Instant::now();
         let mut engine = Engine::new(Limits::new(Duration::from_secs(8)));
         engine.watch(LunAddress::from_number(1));
+        if choices & 4 != 0 {
+            engine.set_shared();
+        }
         engine.connected(&negotiated, window(), now);
         Self {
             engine,

@@ -21,4 +21,5 @@ pub(crate) use login::{Login, LoginStep, LoginTarget};
 pub(crate) use notices::Notices;
 pub(crate) use receiver::{Need, Receiver};
 pub(crate) use text::{TextAnswer, pairs};
+pub(crate) use verdict::MAX_TRIES;
 pub(crate) use window::Window;

@@ -34,6 +34,8 @@ pub(crate) struct Circumstances {
     /// Whether the target has just been reconnected to, or has announced that it will drop us: volumes that
     /// move between controllers are not there for some seconds.
     pub(crate) moving: bool,
+    /// Whether the caller knows another path to the unit.
+    pub(crate) detours: bool,
 }
 
 /// Judges a status with its sense data.
@@ -61,6 +63,12 @@ fn judge_sense(sense: Sense, with: Circumstances) -> Verdict {
     let failed = |kind| Verdict::Fail(Error::new(kind, describe(sense, with.cdb)));
     match (sense.key, sense.code()) {
         (key, _) if key.keeps_data() => Verdict::Done,
+        // Transition, standby, unavailable; or the states of the ports have changed.
+        (SenseKey::NotReady, 0x040a..=0x040c) | (SenseKey::UnitAttention, 0x2a06)
+            if with.detours =>
+        {
+            failed(ErrorKind::PathClosed)
+        }
         // Capacity, INQUIRY data, identifier or the list of LUNs changed; the medium may have.
         (SenseKey::UnitAttention, 0x2a09 | 0x3f03 | 0x3f05 | 0x3f0e | 0x2800)
             if with.cdb.reads_medium() =>
@@ -102,8 +110,12 @@ fn describe(sense: Sense, cdb: Cdb) -> String {
 mod tests {
     use super::*;
 
-    const READ: Circumstances =
-        Circumstances { cdb: Cdb::Read16 { lba: 8, blocks: 8 }, retries: 0, moving: false };
+    const READ: Circumstances = Circumstances {
+        cdb: Cdb::Read16 { lba: 8, blocks: 8 },
+        retries: 0,
+        moving: false,
+        detours: false,
+    };
 
     fn sense(key: SenseKey, code: u16) -> Option<Sense> {
         let [asc, ascq] = code.to_be_bytes();
@@ -146,6 +158,23 @@ mod tests {
         let Verdict::Fail(error) = check(SenseKey::IllegalRequest, 0x2500, READ) else { panic!() };
         assert_eq!(error.kind(), ErrorKind::LunNotFound);
         assert_eq!(error.to_string(), "LUN no longer exists (was the snapshot deleted?)");
+    }
+
+    #[test]
+    fn a_port_that_does_not_serve_the_unit_is_waited_for_unless_there_is_another() {
+        for (key, code) in [
+            (SenseKey::NotReady, 0x040a),
+            (SenseKey::NotReady, 0x040b),
+            (SenseKey::NotReady, 0x040c),
+            (SenseKey::UnitAttention, 0x2a06),
+        ] {
+            assert!(matches!(check(key, code, READ), Verdict::Retry(_)), "{code:04x}");
+            let Verdict::Fail(error) = check(key, code, Circumstances { detours: true, ..READ })
+            else {
+                panic!("{code:04x}")
+            };
+            assert_eq!(error.kind(), ErrorKind::PathClosed);
+        }
     }
 
     #[test]

@@ -281,6 +281,7 @@ pub(crate) fn spoil(steps: &mut Vec<Step>, fault: &Fault) {
         | Fault::Vanish
         | Fault::Resize(_)
         | Fault::Attention(_)
+        | Fault::Access(_)
         | Fault::NotReady(_) => {}
     }
 }

@@ -318,7 +318,7 @@ impl FullFeature {
             }),
             None => self.violation(format!("Initiator Task Tag {:#x} is in use", pdu.itt())),
         }
-        self.shared().counters.command(cdb);
+        self.shared().counters.command(self.connection.portal, cdb);
         let number = scsi::decode_lun(pdu.lun_field());
         let lun = target.luns.iter().find(|lun| Some(lun.number) == number).cloned();
         self.check_command(pdu, cdb, lun.as_deref());
@@ -389,6 +389,7 @@ impl FullFeature {
             match (fault, lun) {
                 (Fault::Vanish, Some(lun)) => lun.vanish(),
                 (Fault::Resize(blocks), Some(lun)) => lun.resize(*blocks),
+                (Fault::Access(states), Some(lun)) => lun.set_access_states(states.clone()),
                 (Fault::NotReady(time), Some(lun)) => lun.not_ready_for(*time),
                 (Fault::Attention(list), Some(lun)) => {
                     list.iter().for_each(|sense| lun.attention(*sense));

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::lock;
+use crate::lun::AccessState;
 use crate::scsi;
 use crate::sense::Sense;
 
@@ -98,6 +99,8 @@ pub enum Fault {
     Resize(u64),
     /// A unit attention (or several) arises for every session, before this command.
     Attention(Vec<Sense>),
+    /// The LUN has these access states, one for each portal, from this command on, with unit attention 2A/06.
+    Access(Vec<AccessState>),
     /// The LUN is not ready, from this command on, for a time.
     NotReady(Duration),
 }

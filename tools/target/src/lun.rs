@@ -19,6 +19,8 @@ pub enum AccessState {
     Standby = 2,
     /// Unavailable.
     Unavailable = 3,
+    /// Offline.
+    Offline = 14,
     /// Transitioning.
     Transitioning = 15,
 }
@@ -30,7 +32,13 @@ pub struct Lun {
     pub(crate) disk: Disk,
     pub(crate) block_size: u32,
     pub(crate) device_type: u8,
-    pub(crate) serial: String,
+    serial: String,
+    /// Portals through which another unit answers, with its serial number.
+    others: Vec<(usize, String)>,
+    /// What VPD 00h lists.
+    pub(crate) pages: Vec<u8>,
+    /// MEDIUM ROTATION RATE (VPD B1h).
+    pub(crate) rotation_rate: u16,
     state: Mutex<State>,
 }
 
@@ -55,6 +63,9 @@ impl Lun {
             block_size: 512,
             device_type: 0,
             serial: serial.into(),
+            others: Vec::new(),
+            pages: vec![0x00, 0x80, 0x83, 0xb0, 0xb1],
+            rotation_rate: 1,
             state: Mutex::new(State {
                 present: true,
                 blocks: disk.len() / 512,
@@ -78,6 +89,27 @@ impl Lun {
     #[must_use]
     pub fn device_type(mut self, device_type: u8) -> Self {
         self.device_type = device_type;
+        self
+    }
+
+    /// The same, but through this portal it says that it is another unit.
+    #[must_use]
+    pub fn serial_at(mut self, portal: usize, serial: impl Into<String>) -> Self {
+        self.others.push((portal, serial.into()));
+        self
+    }
+
+    /// The same with these pages in its list of VPD pages (00h), whichever it has.
+    #[must_use]
+    pub fn vpd_pages(mut self, pages: &[u8]) -> Self {
+        self.pages = pages.to_vec();
+        self
+    }
+
+    /// The same with this medium rotation rate: 1 does not rotate, 0 is not told.
+    #[must_use]
+    pub fn rotation_rate(mut self, rate: u16) -> Self {
+        self.rotation_rate = rate;
         self
     }
 
@@ -130,6 +162,12 @@ impl Lun {
         let mut state = lock(&self.state);
         state.access = states.into();
         state.attentions.push(Sense::new(6, 0x2a, 6));
+    }
+
+    /// The serial number that it shows through a portal.
+    pub(crate) fn serial(&self, portal: usize) -> &str {
+        let other = self.others.iter().find(|(there, _)| *there == portal);
+        other.map_or(&self.serial, |(_, serial)| serial)
     }
 
     pub(crate) fn is_present(&self) -> bool {

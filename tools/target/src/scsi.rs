@@ -91,7 +91,9 @@ pub(crate) fn execute(device: &Device<'_>, lun: Option<&Lun>, cdb: &[u8]) -> Res
     }
     match lun.access(device.portal) {
         Some(AccessState::Standby) => return Err(Sense::new(2, 4, 0x0b)),
-        Some(AccessState::Unavailable) => return Err(Sense::new(2, 4, 0x0c)),
+        Some(AccessState::Unavailable | AccessState::Offline) => {
+            return Err(Sense::new(2, 4, 0x0c));
+        }
         Some(AccessState::Transitioning) => return Err(Sense::new(2, 4, 0x0a)),
         _ => {}
     }
@@ -186,13 +188,13 @@ fn inquiry(device: &Device<'_>, lun: &Lun, cdb: &[u8]) -> Result<Bytes, Sense> {
         return Ok(cut(data, allocation));
     }
     let page = match cdb[2] {
-        0x00 => vec![0x00, 0x80, 0x83, 0xb0, 0xb1],
-        0x80 => lun.serial.clone().into_bytes(),
+        0x00 => lun.pages.clone(),
+        0x80 => lun.serial(device.portal).as_bytes().to_vec(),
         0x83 => designators(device, lun),
         0xb0 => block_limits(),
         0xb1 => {
             let mut page = vec![0; 60];
-            page[1] = 1; // medium rotation rate: not rotating
+            page[..2].copy_from_slice(&lun.rotation_rate.to_be_bytes());
             page
         }
         _ => return Err(Sense::INVALID_FIELD),
@@ -212,8 +214,8 @@ fn designators(device: &Device<'_>, lun: &Lun) -> Vec<u8> {
         page.extend([code_set, association_and_type, 0, length]);
         page.extend(value);
     };
-    designator(2, 0x01, format!("SNAPBRWS{}", lun.serial).as_bytes());
-    let hash = crc32c::crc32c(lun.serial.as_bytes());
+    designator(2, 0x01, format!("SNAPBRWS{}", lun.serial(device.portal)).as_bytes());
+    let hash = crc32c::crc32c(lun.serial(device.portal).as_bytes());
     let [a, b, c, d] = hash.to_be_bytes();
     designator(1, 0x03, &[0x30, 0, 0, 0, a, b, c, d]); // locally assigned NAA
     let port = u16::try_from(device.portal + 1).expect("a few portals").to_be_bytes();

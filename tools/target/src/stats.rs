@@ -28,6 +28,8 @@ pub struct Stats {
     pub logouts: u64,
     /// SCSI commands by operation code and service action (0 for those that have none).
     pub commands: BTreeMap<(u8, u8), u64>,
+    /// READ(10) and READ(16) by the index of the portal that they came through.
+    pub reads_at: BTreeMap<usize, u64>,
     /// SCSI commands that could change something or that this target does not know.
     pub forbidden: u64,
     /// Task management requests by function.
@@ -94,10 +96,13 @@ impl Counters {
         });
     }
 
-    pub(crate) fn command(&self, cdb: &[u8]) {
+    pub(crate) fn command(&self, portal: usize, cdb: &[u8]) {
         let key = (cdb[0], scsi::service_action(cdb));
         self.update(|stats| {
             *stats.commands.entry(key).or_default() += 1;
+            if scsi::read_range(cdb).is_some() {
+                *stats.reads_at.entry(portal).or_default() += 1;
+            }
             stats.forbidden += u64::from(!scsi::is_allowed(cdb));
         });
     }

@@ -125,6 +125,7 @@ impl World {
             ended: 0,
         };
         world.engine.watch(LUN);
+        world.engine.set_shared();
         world.connect();
         world
     }
@@ -145,7 +146,10 @@ impl World {
                 let cdb = Cdb::Read16 { lba, blocks: blocks as u32 };
                 let deadline = self.now + TIMEOUT;
                 let expected = blocks as u32 * 512;
-                let command = Command { lun: LUN, cdb, expected, deadline, timeout: TIMEOUT };
+                // Some know another path, some do not.
+                let detours = lba % 3 == 0;
+                let timeout = TIMEOUT;
+                let command = Command { lun: LUN, cdb, expected, deadline, timeout, detours };
                 self.engine.submit(command, (lba, blocks));
                 self.submitted += 1;
             }

@@ -15,7 +15,7 @@ use crate::scsi::{Sense, Status};
 
 use super::job::Job;
 use super::link::{Exchange, Flight, Link};
-use super::{Engine, Event, Fault, Gate, MOVING, later};
+use super::{Command, Engine, Event, Fault, Gate, MOVING, later};
 
 /// Where the data segment of a PDU goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +150,8 @@ impl<T> Engine<T> {
         let Some(flight) = self.take_flight(ending.itt, now)? else { return Ok(()) };
         let Flight { mut job, data, .. } = *flight;
         let command = job.command;
-        let circumstances = Circumstances { cdb: command.cdb, retries: job.retries, moving };
+        let Command { cdb, detours, .. } = command;
+        let circumstances = Circumstances { cdb, retries: job.retries, moving, detours };
         match judge(status, sense, circumstances) {
             Verdict::Done => {
                 let expected = usize::try_from(command.expected).unwrap_or(usize::MAX);

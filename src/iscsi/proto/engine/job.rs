@@ -15,6 +15,10 @@ pub(crate) struct Command {
     pub(crate) deadline: Instant,
     /// How long it had at first, for the message.
     pub(crate) timeout: Duration,
+    /// Whether it comes back with [`ErrorKind::PathClosed`](crate::ErrorKind) where this port does not serve the unit
+    /// now, and with the fault of a lost connection in a [shared](super::Engine::set_shared) session: the caller
+    /// knows another path.
+    pub(crate) detours: bool,
 }
 
 /// A [`Command`] with its ticket.

@@ -60,6 +60,11 @@ impl Limits {
             idle: Duration::from_secs(30),
         }
     }
+
+    /// The same where another path stands by: half the patience with a silent peer.
+    fn shared(self) -> Self {
+        Self { silence: self.silence / 2, ..self }
+    }
 }
 
 /// Why a connection must end.
@@ -135,6 +140,8 @@ pub(crate) struct Engine<T> {
     next_deadline: Option<Instant>,
     moving_until: Option<Instant>,
     was_connected: bool,
+    /// Whether the callers know another path, so that a lost connection gives their commands back.
+    shared: bool,
     last_fault: Option<Error>,
     /// Why nothing is accepted any more.
     closed: Option<Error>,
@@ -156,6 +163,7 @@ impl<T> Engine<T> {
             next_deadline: None,
             moving_until: None,
             was_connected: false,
+            shared: false,
             last_fault: None,
             closed: None,
         }
@@ -167,10 +175,25 @@ impl<T> Engine<T> {
             self.events.push_back(Event::Completed(ticket, Err(error.clone())));
             return;
         }
+        if self.link.is_none() && self.shared && command.detours {
+            let lost = Error::new(ErrorKind::SessionLost, "not connected");
+            let error = self.last_fault.as_ref().map_or(lost, given_back);
+            self.events.push_back(Event::Completed(ticket, Err(error)));
+            return;
+        }
         self.next_deadline = earlier(self.next_deadline, Some(command.deadline));
         let job = Job::new(command, ticket, self.next_order);
         self.next_order += 1;
         self.enqueue(job);
+    }
+
+    /// The session is one of several with the unit from now on: commands that may take another path come back as soon
+    /// as this one is lost.
+    pub(crate) fn set_shared(&mut self) {
+        if !self.shared {
+            self.shared = true;
+            self.limits = self.limits.shared();
+        }
     }
 
     /// The next thing that happened.
@@ -188,6 +211,11 @@ impl<T> Engine<T> {
     /// The unit is open from now on: after a reconnect it must still be the same.
     pub(crate) fn watch(&mut self, lun: LunAddress) {
         self.watched.insert(lun);
+    }
+
+    /// The unit must be looked at before it is read again.
+    pub(crate) fn suspect(&mut self, lun: LunAddress) {
+        self.gates.entry(lun).or_insert(Gate::Unverified);
     }
 
     /// The unit is closed.
@@ -249,12 +277,39 @@ impl<T> Engine<T> {
             }
             if job.faults >= super::verdict::MAX_TRIES {
                 self.complete(job, Err(error.clone()));
+            } else if self.may_detour(&job) {
+                // Its kind tells the one to blame that its own data was damaged.
+                let mine = blame == Some(itt);
+                let error = if mine { error.clone() } else { given_back(&error) };
+                self.complete(job, Err(error));
             } else {
                 self.enqueue(job);
             }
         }
+        self.give_back(&error);
         self.expire(now);
         wait
+    }
+
+    fn may_detour(&self, job: &Job<T>) -> bool {
+        self.shared && job.command.detours
+    }
+
+    /// What may take another path goes back to its callers, in their order.
+    fn give_back(&mut self, error: &Error) {
+        if !self.shared {
+            return;
+        }
+        let (back, kept): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|job| job.command.detours);
+        self.waiting = kept;
+        let parked = self.take_parked(|_, job| job.command.detours);
+        let mut back: Vec<_> =
+            back.into_iter().chain(parked.into_iter().map(|(_, job)| job)).collect();
+        back.sort_by_key(|job| job.order);
+        for job in back {
+            self.complete(job, Err(given_back(error)));
+        }
     }
 
     /// A login failed, for good or so that nothing is left to hope for: everything that waits fails.
@@ -330,7 +385,12 @@ impl<T> Engine<T> {
             self.notices.warn("unanswered", now, || {
                 format!("{} of {lun}: no answer, issued again", cdb.name())
             });
-            self.enqueue(job);
+            if self.may_detour(&job) {
+                let message = format!("{}: no answer", cdb.name());
+                self.complete(job, Err(Error::new(ErrorKind::SessionLost, message)));
+            } else {
+                self.enqueue(job);
+            }
         }
         let Some(link) = &mut self.link else { return Ok(()) };
         if link.logout_is_over(now) {
@@ -434,6 +494,11 @@ impl<T> Engine<T> {
     fn is_moving(&self, now: Instant) -> bool {
         self.moving_until.is_some_and(|until| now < until)
     }
+}
+
+/// The fault of a connection, to a command that is not to blame for it.
+fn given_back(error: &Error) -> Error {
+    Error::new(ErrorKind::SessionLost, error.message())
 }
 
 fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {

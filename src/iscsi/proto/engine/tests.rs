@@ -55,7 +55,8 @@ impl Scene {
 
     fn run(&mut self, ticket: u32, cdb: Cdb, expected: u32) {
         let deadline = self.now + TIMEOUT;
-        let command = Command { lun: LUN, cdb, expected, deadline, timeout: TIMEOUT };
+        let command =
+            Command { lun: LUN, cdb, expected, deadline, timeout: TIMEOUT, detours: false };
         self.engine.submit(command, ticket);
     }
 

@@ -1,0 +1,427 @@
+//! One logical unit through one session or several: which path a read takes, and what becomes of it when that one fails.
+//!
+//! A unit is opened through one session. Its other paths are opened beside the reading, and only when there is a use
+//! for them: after so many bytes, or when the first path does not serve. A read goes to the path with the least
+//! bytes under way among those that serve the unit best, so a slow path gets less to do and a single reader stays on
+//! one. When a path is lost, or its port does not serve the unit any more, the reads that it had go to another one.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::future::{join_all, select_all};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::scsi::{AccessState, Cdb, PortIds};
+
+use super::Portal;
+use super::driver::{Handle, LinkState, Request};
+use super::proto::MAX_TRIES;
+use super::routes::Routes;
+use super::unit::{self, Found, Unit, UnitFacts};
+
+/// The other paths are opened when so many bytes were read: a short command ends before they would be of use.
+const WIDEN_AFTER: u64 = 16 << 20;
+/// While reads go on, missing paths are tried again this often.
+const TEND_INTERVAL: Duration = Duration::from_secs(30);
+/// The same when a path has failed.
+const URGENT_INTERVAL: Duration = Duration::from_secs(1);
+/// A port that does not serve the unit is not asked again sooner.
+const CLOSED: Duration = Duration::from_millis(500);
+/// An answer about access states that takes longer is done without.
+const ACCESS_LIMIT: Duration = Duration::from_secs(5);
+
+/// What can be said of one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathInfo {
+    /// The portal that it leads through.
+    pub portal: Portal,
+    /// Whether reads take it now.
+    pub in_use: bool,
+    /// Its access state, or why it is not in use, in words.
+    pub state: String,
+}
+
+/// One session's way to the unit.
+#[derive(Debug)]
+struct Path {
+    portal: Portal,
+    handle: Handle,
+    port: PortIds,
+    /// Bytes that were asked for and have not come.
+    queued: AtomicU64,
+    state: Mutex<PathState>,
+}
+
+#[derive(Debug, Default)]
+struct PathState {
+    /// What REPORT TARGET PORT GROUPS says, where the target has such states.
+    access: Option<AccessState>,
+    /// The port has said that it does not serve the unit.
+    closed_until: Option<Instant>,
+    /// It does not lead to the unit that was opened.
+    refused: Option<Error>,
+}
+
+impl Path {
+    fn new(portal: Portal, handle: Handle, port: PortIds, state: PathState) -> Self {
+        Self { portal, handle, port, queued: AtomicU64::new(0), state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, PathState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How well it serves reads now, the lower the better; `None`: not at all.
+    fn rank(&self, now: Instant) -> Option<u8> {
+        let state = self.state();
+        let closed = state.closed_until.is_some_and(|until| now < until);
+        if closed || state.refused.is_some() || !self.handle.is_up() {
+            return None;
+        }
+        match state.access {
+            None | Some(AccessState::Optimized) => Some(0),
+            Some(access) => access.serves_reads().then_some(1),
+        }
+    }
+
+    fn is_refused(&self) -> bool {
+        self.state().refused.is_some()
+    }
+}
+
+/// A logical unit and the paths to it.
+#[derive(Debug)]
+pub(super) struct Paths {
+    /// The unit and its target, for messages.
+    name: String,
+    found: Found,
+    facts: UnitFacts,
+    routes: Arc<Routes>,
+    /// Never empty.
+    paths: RwLock<Vec<Arc<Path>>>,
+    read: AtomicU64,
+    /// When the paths were last looked after.
+    tended: Mutex<Option<Instant>>,
+    /// When the access states were last asked for.
+    refreshed: tokio::sync::Mutex<Option<Instant>>,
+    /// Another path, or another access state.
+    news: Notify,
+}
+
+/// A command on its way over one path.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    cdb: Cdb,
+    expected: u32,
+    deadline: Instant,
+    path: Arc<Path>,
+    answer: oneshot::Receiver<Result<BytesMut>>,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.path.queued.fetch_sub(self.expected.into(), Ordering::Relaxed);
+    }
+}
+
+impl Paths {
+    /// The first path: that of the session through which the unit was opened.
+    pub(super) fn new(
+        routes: Arc<Routes>,
+        handle: Handle,
+        found: Found,
+        unit: &Unit,
+        name: String,
+    ) -> Self {
+        handle.tell(Request::Watch(found.address, unit.facts.clone()));
+        let portal = match handle.state() {
+            LinkState::Up(portal, _) => portal,
+            LinkState::Down | LinkState::Over => {
+                routes.portals().next().expect("a session has a portal").clone()
+            }
+        };
+        let path = Path::new(portal, handle, unit.port, PathState::default());
+        Self {
+            name,
+            found,
+            facts: unit.facts.clone(),
+            routes,
+            paths: RwLock::new(vec![Arc::new(path)]),
+            read: AtomicU64::new(0),
+            tended: Mutex::default(),
+            refreshed: tokio::sync::Mutex::default(),
+            news: Notify::new(),
+        }
+    }
+
+    /// How long one operation may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.routes.first().timeout()
+    }
+
+    /// The session of the first path.
+    pub(super) fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// A session that serves, for other commands than reads.
+    pub(super) fn any(&self) -> Handle {
+        self.routes.any()
+    }
+
+    /// Starts a command on the best path.
+    pub(super) fn start(self: &Arc<Self>, cdb: Cdb, expected: u32, deadline: Instant) -> Attempt {
+        if self.routes.are_several() {
+            let before = self.read.fetch_add(expected.into(), Ordering::Relaxed);
+            if before >= WIDEN_AFTER {
+                self.tend(TEND_INTERVAL);
+            }
+        }
+        let path = self.choose(None).unwrap_or_else(|| self.read_paths()[0].clone());
+        self.start_on(path, cdb, expected, deadline)
+    }
+
+    fn start_on(&self, path: Arc<Path>, cdb: Cdb, expected: u32, deadline: Instant) -> Attempt {
+        path.queued.fetch_add(expected.into(), Ordering::Relaxed);
+        let answer = path.handle.start(self.found.address, cdb, expected, deadline);
+        Attempt { cdb, expected, deadline, path, answer }
+    }
+
+    /// Waits for the data, over other paths where the first one fails.
+    pub(super) async fn finish(self: &Arc<Self>, mut attempt: Attempt) -> Result<BytesMut> {
+        let (mut damaged, mut closed) = (0, 0);
+        loop {
+            let error = match Handle::wait(&mut attempt.answer).await {
+                Ok(data) => return Ok(data),
+                Err(error) if !self.routes.are_several() => return Err(error),
+                Err(error) => error,
+            };
+            let path = &attempt.path;
+            match error.kind() {
+                ErrorKind::PathClosed => {
+                    self.refresh(Instant::now()).await;
+                    let mut state = path.state();
+                    // Where the states have only changed among the ports that serve, nothing is to wait for.
+                    if closed > 0 || state.access.is_none() {
+                        state.closed_until = Some(Instant::now() + CLOSED);
+                    }
+                    closed += 1;
+                }
+                ErrorKind::SessionLost | ErrorKind::Connect | ErrorKind::Login => {}
+                ErrorKind::Protocol => {
+                    damaged += 1;
+                    if damaged == MAX_TRIES {
+                        return Err(error);
+                    }
+                }
+                ErrorKind::BeingWritten | ErrorKind::LunNotFound => self.refuse(path, &error)?,
+                _ => return Err(error),
+            }
+            tracing::debug!("{}: {}: {error}: another path is tried", self.name, path.portal);
+            self.tend(URGENT_INTERVAL);
+            let next = self.wait_for_path(&attempt, error).await?;
+            let Attempt { cdb, expected, deadline, .. } = attempt;
+            attempt = self.start_on(next, cdb, expected, deadline);
+        }
+    }
+
+    /// The path leads to another unit, or to none: it is not read from any more, if there is another one.
+    fn refuse(&self, path: &Arc<Path>, error: &Error) -> Result<()> {
+        let others =
+            self.read_paths().iter().any(|other| !Arc::ptr_eq(other, path) && !other.is_refused());
+        if !others {
+            return Err(error.clone());
+        }
+        let mut state = path.state();
+        if state.refused.is_none() {
+            tracing::warn!("{}: {}: {error}: not read through this portal", self.name, path.portal);
+            state.refused = Some(error.clone());
+        }
+        Ok(())
+    }
+
+    /// A path for the next attempt: another one if any serves, else whichever serves first.
+    async fn wait_for_path(self: &Arc<Self>, failed: &Attempt, error: Error) -> Result<Arc<Path>> {
+        loop {
+            let news = self.news.notified();
+            tokio::pin!(news);
+            // From here on no news is missed.
+            news.as_mut().enable();
+            if let Some(path) = self.choose(Some(&failed.path)) {
+                return Ok(path);
+            }
+            let paths = self.read_paths().clone();
+            if paths.iter().all(|path| path.handle.is_over()) {
+                return Err(error);
+            }
+            let now = Instant::now();
+            if now >= failed.deadline {
+                let (command, seconds) = (failed.cdb.name(), self.timeout().as_secs_f64());
+                let what = format!("{command}: no result within {seconds:.0} s (last: {error})");
+                return Err(Error::new(ErrorKind::Timeout, what));
+            }
+            for path in paths.iter().filter(|path| !path.handle.is_up()) {
+                path.handle.tell(Request::Hurry);
+            }
+            self.tend(URGENT_INTERVAL);
+            let changes = paths.iter().map(|path| Box::pin(path.handle.changed()));
+            tokio::select! {
+                _ = select_all(changes) => {}
+                () = news => {}
+                () = sleep_until(failed.deadline.min(now + CLOSED)) => self.refresh(now).await,
+            }
+        }
+    }
+
+    /// The path with the least to do among the best ones; one that has failed only where there is no other.
+    fn choose(&self, failed: Option<&Arc<Path>>) -> Option<Arc<Path>> {
+        let paths = self.read_paths();
+        if let (None, [only]) = (failed, &paths[..]) {
+            return Some(Arc::clone(only));
+        }
+        let now = Instant::now();
+        let key = |path: &Arc<Path>| {
+            let again = failed.is_some_and(|failed| Arc::ptr_eq(failed, path));
+            Some((again, path.rank(now)?, path.queued.load(Ordering::Relaxed)))
+        };
+        let served = paths.iter().filter_map(|path| Some((key(path)?, path)));
+        served.min_by_key(|(key, _)| *key).map(|(_, path)| Arc::clone(path))
+    }
+
+    fn read_paths(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Path>>> {
+        self.paths.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks after the paths in the background, unless that was done not long ago.
+    fn tend(self: &Arc<Self>, interval: Duration) {
+        let now = Instant::now();
+        let mut tended = self.tended.lock().unwrap_or_else(PoisonError::into_inner);
+        if tended.is_some_and(|last| now < last + interval) {
+            return;
+        }
+        *tended = Some(now);
+        let paths = Arc::clone(self);
+        self.routes.spawn(async move { paths.open_all().await });
+    }
+
+    /// Opens what is missing, tries what is lost, and asks for the access states.
+    pub(super) async fn open_all(self: &Arc<Self>) {
+        for path in self.read_paths().iter().filter(|path| !path.handle.is_up()) {
+            path.handle.tell(Request::Hurry);
+        }
+        let portals = self.routes.portals().filter(|portal| self.lacks(portal));
+        let joining = portals.map(|portal| async move {
+            if let Ok(handle) = self.routes.open(portal).await {
+                if let Err(error) = self.join(portal, handle).await {
+                    tracing::info!("{}: {portal}: {error}: reading without this path", self.name);
+                }
+            }
+        });
+        let asking = self.refresh(Instant::now());
+        tokio::join!(join_all(joining), asking);
+    }
+
+    /// Whether no path leads through this portal yet.
+    fn lacks(&self, portal: &Portal) -> bool {
+        self.read_paths().iter().all(|path| path.portal != *portal)
+    }
+
+    /// Adds a path, if it leads to the same unit. Its reads wait until the session has checked the rest of the facts.
+    async fn join(&self, portal: &Portal, handle: Handle) -> Result<()> {
+        let Found { address, pages, asymmetric_access } = &self.found;
+        let (identity, port) = unit::identity(&handle, *address, pages).await?;
+        let mut state = PathState::default();
+        let different = match (&self.facts.identity, identity) {
+            (Some(ours), Some(theirs)) if *ours == theirs => None,
+            (None, _) => Some("the unit does not say which one it is (VPD 0x83, 0x80)"),
+            _ => Some("another device answers under this LUN"),
+        };
+        if let Some(why) = different {
+            tracing::warn!("{}: {portal}: {why}: not read through this portal", self.name);
+            state.refused = Some(Error::new(ErrorKind::BeingWritten, why));
+        } else {
+            if *asymmetric_access {
+                state.access = unit::access_state(&handle, *address, port).await?;
+            }
+            handle.tell(Request::Watch(*address, self.facts.clone()));
+            handle.tell(Request::Suspect(*address));
+            let shown = state.access.map_or_else(String::new, |access| format!(" ({access})"));
+            tracing::info!("{}: reading through {portal}{shown} too", self.name);
+        }
+        let path = Arc::new(Path::new(portal.clone(), handle, port, state));
+        let mut paths = self.paths.write().unwrap_or_else(PoisonError::into_inner);
+        // Two visits at a time may have opened it.
+        if paths.iter().all(|other| other.portal != *portal) {
+            paths.push(path);
+        }
+        drop(paths);
+        self.news.notify_waiters();
+        Ok(())
+    }
+
+    /// Asks every path how well its port serves the unit, unless that was done after `since`.
+    async fn refresh(&self, since: Instant) {
+        if !self.found.asymmetric_access {
+            return;
+        }
+        let mut refreshed = self.refreshed.lock().await;
+        if refreshed.is_some_and(|last| last > since) {
+            return;
+        }
+        *refreshed = Some(Instant::now());
+        let paths = self.read_paths().clone();
+        let asked = paths.iter().filter(|path| path.handle.is_up() && !path.is_refused());
+        join_all(asked.map(|path| async {
+            let answer = unit::access_state(&path.handle, self.found.address, path.port);
+            // What cannot be asked now keeps the state that it had.
+            let Ok(Ok(access)) = timeout(ACCESS_LIMIT, answer).await else { return };
+            let mut state = path.state();
+            if let (Some(access), true) = (access, state.access != access) {
+                tracing::info!("{}: {} is {access} now", self.name, path.portal);
+            }
+            state.access = access;
+        }))
+        .await;
+        self.news.notify_waiters();
+    }
+
+    /// What can be said of each path, those that are missing too.
+    pub(super) fn report(&self) -> Vec<PathInfo> {
+        let now = Instant::now();
+        let paths = self.read_paths();
+        let known = paths.iter().map(|path| {
+            let in_use = path.rank(now).is_some();
+            let state = path.state();
+            let words = match (&state.refused, state.access) {
+                (Some(error), _) => error.to_string(),
+                (None, _) if !path.handle.is_up() => "not connected".to_owned(),
+                (None, Some(access)) => access.to_string(),
+                (None, None) => "active".to_owned(),
+            };
+            PathInfo { portal: path.portal.clone(), in_use, state: words }
+        });
+        let missing =
+            self.routes.portals().filter(|portal| paths.iter().all(|path| path.portal != **portal));
+        let missing = missing.map(|portal| PathInfo {
+            portal: portal.clone(),
+            in_use: false,
+            state: match self.routes.trouble(portal) {
+                Some(error) => error.to_string(),
+                None => "not opened yet".to_owned(),
+            },
+        });
+        known.chain(missing).collect()
+    }
+}
+
+impl Drop for Paths {
+    fn drop(&mut self) {
+        for path in self.read_paths().iter() {
+            path.handle.tell(Request::Unwatch(self.found.address));
+        }
+    }
+}

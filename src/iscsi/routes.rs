@@ -1,0 +1,181 @@
+//! The sessions with one target: the one that everything begins with, and one more through each other portal, once
+//! there is a use for it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::join_all;
+use tokio::task::JoinSet;
+
+use crate::error::{Error, ErrorKind, Result};
+
+use super::connect::{log_in_patiently, random_isid};
+use super::driver::{Driver, Handle, LinkState, Request};
+use super::proto::LoginTarget;
+use super::{Config, Portal};
+
+/// The ways to one target.
+#[derive(Debug)]
+pub(super) struct Routes {
+    target: LoginTarget,
+    config: Config,
+    /// Whatever its portal is: while it is alone it tries all of them.
+    first: Handle,
+    /// All portals that may be used at a time, the one of `first` among them.
+    ways: Vec<Way>,
+    /// What goes on in the background; `None` after the logout.
+    tasks: Mutex<Option<JoinSet<()>>>,
+}
+
+/// One portal.
+#[derive(Debug)]
+struct Way {
+    portal: Portal,
+    /// One login at a time.
+    opening: tokio::sync::Mutex<()>,
+    session: Mutex<Option<Handle>>,
+    /// Why there is no session.
+    trouble: Mutex<Option<Error>>,
+}
+
+impl Routes {
+    /// The ways of a session that has just logged in.
+    pub(super) fn new(
+        target: LoginTarget,
+        config: &Config,
+        first: Handle,
+        portals: &[Portal],
+    ) -> Self {
+        let mut ways: Vec<Way> = Vec::new();
+        for portal in portals.iter().take(config.paths.max(1)) {
+            if ways.iter().all(|way| way.portal != *portal) {
+                ways.push(Way {
+                    portal: portal.clone(),
+                    opening: tokio::sync::Mutex::default(),
+                    session: Mutex::default(),
+                    trouble: Mutex::default(),
+                });
+            }
+        }
+        let first = if ways.len() > 1 { first.detouring() } else { first };
+        let (config, tasks) = (config.clone(), Mutex::new(Some(JoinSet::new())));
+        Self { target, config, first, ways, tasks }
+    }
+
+    /// Whether there is more than one way at all.
+    pub(super) fn are_several(&self) -> bool {
+        self.ways.len() > 1
+    }
+
+    /// The portals, one for each way.
+    pub(super) fn portals(&self) -> impl Iterator<Item = &Portal> {
+        self.ways.iter().map(|way| &way.portal)
+    }
+
+    /// The session that everything begins with.
+    pub(super) fn first(&self) -> &Handle {
+        &self.first
+    }
+
+    /// A session whose connection serves, else the first one.
+    pub(super) fn any(&self) -> Handle {
+        let others = self.ways.iter().filter_map(|way| lock(&way.session).clone());
+        let mut sessions = std::iter::once(self.first.clone()).chain(others);
+        sessions.find(Handle::is_up).unwrap_or_else(|| self.first.clone())
+    }
+
+    /// Why there is no session through this portal, if an attempt has failed.
+    pub(super) fn trouble(&self, portal: &Portal) -> Option<Error> {
+        let way = self.ways.iter().find(|way| way.portal == *portal)?;
+        lock(&way.trouble).clone()
+    }
+
+    /// The session through this portal; logs in where there is none.
+    ///
+    /// # Errors
+    /// Those of the login; [`ErrorKind::SessionLost`] after the logout.
+    pub(super) async fn open(&self, portal: &Portal) -> Result<Handle> {
+        let way = self.ways.iter().find(|way| way.portal == *portal);
+        let way = way.ok_or_else(|| Error::new(ErrorKind::Usage, "not one of the portals"))?;
+        let _one_at_a_time = way.opening.lock().await;
+        if let Some(session) = lock(&way.session).clone() {
+            return Ok(session);
+        }
+        if matches!(self.first.state(), LinkState::Up(asked, _) if asked == *portal) {
+            return Ok(self.first.clone());
+        }
+        let opened = self.log_in(way).await;
+        let mut trouble = lock(&way.trouble);
+        match opened {
+            Ok(handle) => {
+                *trouble = None;
+                Ok(handle)
+            }
+            Err(error) => {
+                // Told once, however often it is tried.
+                if trouble.as_ref().map(ToString::to_string) != Some(error.to_string()) {
+                    tracing::info!("{error}: reading without this path");
+                }
+                *trouble = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    async fn log_in(&self, way: &Way) -> Result<Handle> {
+        let portals = std::slice::from_ref(&way.portal);
+        let isid = random_isid()?;
+        let connection = log_in_patiently(portals, &self.target, &self.config, isid).await?;
+        // From here to the end nothing is awaited: the session is on the list, or there is none.
+        let LinkState::Up(_, peer) = connection.state() else {
+            return Err(Error::new(ErrorKind::SessionLost, "the connection was lost"));
+        };
+        let same = self.sessions().find_map(|session| match session.state() {
+            LinkState::Up(portal, other) if other == peer => Some(portal),
+            _ => None,
+        });
+        if let Some(portal) = same {
+            let message = format!("{} leads to where {portal} leads", way.portal);
+            return Err(Error::new(ErrorKind::Connect, message));
+        }
+        if lock(&self.tasks).is_none() {
+            return Err(Error::new(ErrorKind::SessionLost, "logged out"));
+        }
+        let handle =
+            Driver::spawn(connection, &self.config, self.target.clone(), isid, portals).detouring();
+        *lock(&way.session) = Some(handle.clone());
+        for session in self.sessions() {
+            session.tell(Request::Share);
+        }
+        Ok(handle)
+    }
+
+    /// Runs something in the background until it ends or the sessions are logged out.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        if let Some(tasks) = lock(&self.tasks).as_mut() {
+            while tasks.try_join_next().is_some() {}
+            tasks.spawn(work);
+        }
+    }
+
+    /// Logs out of every session. False where the target did not confirm it.
+    pub(super) async fn log_out(&self) -> bool {
+        // A login under way breaks off: without its connection there is no session.
+        drop(lock(&self.tasks).take());
+        let sessions: Vec<Handle> = self.sessions().collect();
+        let up: Vec<bool> = sessions.iter().map(Handle::is_up).collect();
+        let confirmed = join_all(sessions.iter().map(Handle::log_out)).await;
+        // A session whose path was lost has ended with its connection: it counts only where no other one can.
+        let counts = |index: usize| up[index] || !up.contains(&true);
+        confirmed.iter().enumerate().all(|(index, confirmed)| *confirmed || !counts(index))
+    }
+
+    fn sessions(&self) -> impl Iterator<Item = Handle> + '_ {
+        let others = self.ways.iter().filter_map(|way| lock(&way.session).clone());
+        std::iter::once(self.first.clone()).chain(others)
+    }
+}
+
+/// Every critical section here leaves its data whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
