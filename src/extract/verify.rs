@@ -17,6 +17,10 @@ const FILES: usize = 16;
 /// Reads every directory, inode, attribute, link and map, and with `data` every block of every file. What cannot be
 /// read is told to `report`.
 pub async fn verify(filesystem: &dyn Filesystem, data: bool, report: &Report) {
+    match filesystem.check_journal().await {
+        Ok(damage) => damage.iter().for_each(|error| report.failure(error)),
+        Err(error) => report.failure(&error.context("journal")),
+    }
     let mut walk = Walk::new(filesystem);
     walk.enter(vec![(b"/".to_vec(), filesystem.root())]);
     let mut seen: HashSet<Ino> = HashSet::new();

@@ -110,6 +110,10 @@ impl Filesystem for Ext4View {
         self.native.statfs()
     }
 
+    fn check_journal(&self) -> Pending<'_, Vec<Error>> {
+        self.native.check_journal()
+    }
+
     fn check_unchanged(&self) -> Pending<'_, ()> {
         self.native.check_unchanged()
     }

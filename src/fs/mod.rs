@@ -14,8 +14,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future;
+
 use crate::block::Segments;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub use attr::{Attr, DeviceNumber, DirEntry, FileType, Ino, StatFs, Timestamp};
 pub use path::{LastLink, resolve};
@@ -64,6 +66,12 @@ pub trait Filesystem: Send + Sync + 'static {
     /// How long what was told of `ino` stays true: its attributes, and the names in it where it is a directory.
     fn lifetime(&self, _ino: Ino) -> Duration {
         UNCHANGING
+    }
+
+    /// Damage in the journal that was passed over when it was played back, or would be: files read as if it had not been
+    /// committed.
+    fn check_journal(&self) -> Pending<'_, Vec<Error>> {
+        Box::pin(future::ready(Ok(Vec::new())))
     }
 
     /// Looks past every cache whether the volume has changed since it was opened; a change is

@@ -38,6 +38,7 @@ use super::{Attr, DirEntry, FileReader, Filesystem, Ino, Pending, StatFs};
 use crate::block::BlockSource;
 use crate::error::{Error, ErrorKind, Result};
 
+use journal::JournalOverlay;
 pub use journal::{JournalMode, JournalReport};
 
 /// The inode of every root directory (`EXT4_ROOT_INO`).
@@ -79,6 +80,7 @@ pub struct Summary {
 /// An open ext file system.
 pub struct Ext {
     disk: Arc<Disk>,
+    overlay: Option<Arc<JournalOverlay>>,
     summary: Summary,
     watch: Watch,
 }
@@ -170,6 +172,22 @@ impl Filesystem for Ext {
 
     fn prefetch_inodes(&self, inodes: &[Ino]) {
         self.disk.prefetch_inodes(inodes);
+    }
+
+    fn check_journal(&self) -> Pending<'_, Vec<Error>> {
+        Box::pin(async move {
+            let mut damage = match &self.overlay {
+                Some(overlay) => overlay.verify().await?,
+                None => Vec::new(),
+            };
+            damage.extend(self.summary.journal.damaged.map(|sequence| {
+                let message = format!(
+                    "journal: transaction {sequence} is damaged: it and all after it are missing"
+                );
+                Error::new(ErrorKind::BadChecksum, message)
+            }));
+            Ok(damage)
+        })
     }
 
     fn check_unchanged(&self) -> Pending<'_, ()> {

@@ -30,7 +30,7 @@ pub(super) async fn open(
     let before = superblocks::find(&*device, options.superblock).await?;
 
     let base = Arc::clone(&device);
-    let Recovered { source, fast_commits, mut report } =
+    let Recovered { source, fast_commits, overlay, mut report } =
         recover(base, &before, journal_device, options.journal, &mut watch).await?;
 
     // The log may hold a newer superblock.
@@ -47,7 +47,7 @@ pub(super) async fn open(
     let mut summary = summarize(&sb, report, source.len());
     summary.warnings.extend(backup);
     summary.warnings.extend(mounted_elsewhere(&device, &sb, &mut watch).await?);
-    Ok(Ext { disk: Arc::new(disk), summary, watch })
+    Ok(Ext { disk: Arc::new(disk), overlay, summary, watch })
 }
 
 /// Where multiple-mount protection is in use, a warning if somebody has the file system mounted; the block changes every
@@ -83,6 +83,8 @@ fn summarize(sb: &Superblock, journal: JournalReport, device_len: u64) -> Summar
     }
     if sb.error_count > 0 {
         warnings.push(format!("the kernel noted {} errors in this file system", sb.error_count));
+    } else if sb.has_errors {
+        warnings.push("the file system is marked as damaged: e2fsck is due".into());
     }
     let unknown = sb.features.unknown_but_harmless();
     if !unknown.is_empty() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::dir::is_damage;
 use super::disk::{Disk, Verify};
 use super::inodes::File;
-use super::journal::{self, JournalMode, JournalReport, LogRun, Recovery};
+use super::journal::{self, JournalMode, JournalOverlay, JournalReport, LogRun, Recovery};
 use super::layout::fast_commit::Change;
 use super::layout::features::Incompat;
 use super::layout::inode::Inode;
@@ -25,6 +25,8 @@ pub(super) struct Recovered {
     pub(super) source: Arc<dyn BlockSource>,
     /// What the fast commits change on top of that.
     pub(super) fast_commits: Vec<Change>,
+    /// The copies that stand before its blocks, where there is a live log.
+    pub(super) overlay: Option<Arc<JournalOverlay>>,
     /// What was found in the journal.
     pub(super) report: JournalReport,
 }
@@ -32,7 +34,7 @@ pub(super) struct Recovered {
 impl Recovered {
     /// The blocks as they lie on the disk.
     fn as_found(source: Arc<dyn BlockSource>, report: JournalReport) -> Self {
-        Self { source, fast_commits: Vec::new(), report }
+        Self { source, fast_commits: Vec::new(), overlay: None, report }
     }
 }
 
@@ -78,7 +80,7 @@ pub(super) async fn recover(
         Err(error) => return Err(error),
     };
     watch.add_all(&log_device, &recovery.watch);
-    let mut report = recovery.report;
+    let mut report = recovery.report.clone();
     if !needed {
         // As the kernel: without the flag the log is of no interest, whatever it holds.
         if report.dirty {
@@ -102,7 +104,8 @@ pub(super) async fn recover(
     for warning in &report.warnings {
         tracing::warn!("{warning}");
     }
-    Ok(Recovered { source: recovery.source, fast_commits: recovery.fast_commits, report })
+    let overlay = recovery.overlay();
+    Ok(Recovered { source: recovery.source, fast_commits: recovery.fast_commits, overlay, report })
 }
 
 /// Watches the first block of a log inside the file system, the journal superblock, where nothing else can be made of the

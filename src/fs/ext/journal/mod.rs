@@ -25,7 +25,7 @@ use crate::fs::ext::layout::jbd2::JournalSuperblock;
 
 pub use external::recover_external;
 use log::Log;
-use overlay::JournalOverlay;
+pub(in crate::fs::ext) use overlay::JournalOverlay;
 
 /// What to do about a journal that was not played back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -58,6 +58,8 @@ pub struct JournalReport {
     pub fast_commits: u32,
     /// The sequence number that the first transaction of the live log has.
     pub first_sequence: u32,
+    /// The number of a committed transaction that is damaged: it and all after it were left out.
+    pub damaged: Option<u32>,
     /// What a person should know: corrupt log blocks that were passed over, ...
     pub warnings: Vec<String>,
 }
@@ -81,9 +83,18 @@ pub struct Recovery {
     pub report: JournalReport,
     /// The changes of the fast commits, in order. They are told in terms of inodes and names and stand on top of `source`.
     pub fast_commits: Vec<Change>,
+    /// The copies that stand before blocks of the file system, where there is a live log.
+    overlay: Option<Arc<JournalOverlay>>,
     /// What changes on the device that holds the log when somebody writes to the file system: the journal superblock,
     /// and the block where the next transaction would start.
     pub watch: Vec<Seen>,
+}
+
+impl Recovery {
+    /// The copies that stand before blocks of the file system, where there is a live log.
+    pub(in crate::fs::ext) fn overlay(&self) -> Option<Arc<JournalOverlay>> {
+        self.overlay.clone()
+    }
 }
 
 /// Bytes of a device as they were when they were made use of.
@@ -147,10 +158,11 @@ async fn recover_from(
         first_sequence: superblock.sequence,
         ..JournalReport::default()
     };
+    report.warnings.extend(aborted(&superblock));
     let seen = |at, bytes| log.bytes(at).map(|place| Seen { offset: place.start, bytes });
     let mut watch: Vec<_> = seen(superblock_at, block).into_iter().collect();
     if superblock.start == 0 {
-        return Ok(Recovery { source, report, fast_commits: Vec::new(), watch });
+        return Ok(Recovery { source, report, fast_commits: Vec::new(), overlay: None, watch });
     }
     report.dirty = true;
     let found = scan::scan(&log, &superblock).await?;
@@ -161,14 +173,29 @@ async fn recover_from(
     report.transactions = found.transactions;
     report.revokes = found.revokes;
     report.fast_commits = fast.commits;
-    report.warnings = found.warnings;
+    report.damaged = found.damaged;
+    report.warnings.extend(found.warnings);
     report.warnings.extend(fast.warning);
     let format = superblock.format();
     let overlay =
         JournalOverlay::new(source, log, format, superblock.sequence, block_size, found.copies);
     report.replayed = true;
     report.blocks = overlay.blocks();
-    Ok(Recovery { source: Arc::new(overlay), report, fast_commits: fast.changes, watch })
+    let overlay = Arc::new(overlay);
+    let source = Arc::clone(&overlay) as Arc<dyn BlockSource>;
+    Ok(Recovery { source, report, fast_commits: fast.changes, overlay: Some(overlay), watch })
+}
+
+/// What the kernel noted when it stopped using the journal (`s_errno`). It marks the file system as damaged when it mounts it
+/// the next time (`ext4_clear_journal_err`).
+fn aborted(superblock: &JournalSuperblock) -> Option<String> {
+    let errno = superblock.errno.checked_abs().filter(|errno| *errno != 0)?;
+    let reason = std::io::Error::from_raw_os_error(errno).to_string();
+    let reason = reason.split(" (os error ").next().unwrap_or_default();
+    Some(format!(
+        "journal: the kernel stopped using it because of an error ({reason}): the file system may be damaged, and what was \
+         changed after that is missing"
+    ))
 }
 
 fn check_geometry(superblock: &JournalSuperblock, log: &Log, block_size: u32) -> Result<()> {

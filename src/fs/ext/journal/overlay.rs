@@ -12,11 +12,11 @@ use smallvec::SmallVec;
 use super::log::Log;
 use super::scan::Copy;
 use crate::block::{self, BlockSource, ReadFuture, Segments, check_range};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::fs::ext::layout::jbd2::{LogFormat, MAGIC};
 
 /// A file system's blocks with the newest copies in its log laid over them.
-pub(super) struct JournalOverlay {
+pub(in crate::fs::ext) struct JournalOverlay {
     base: Arc<dyn BlockSource>,
     log: Log,
     format: LogFormat,
@@ -73,6 +73,45 @@ impl JournalOverlay {
     /// How many file-system blocks have a copy in the log.
     pub(super) fn blocks(&self) -> u64 {
         self.copies.chunk_by(|a, b| a.fs_block == b.fs_block).count() as u64
+    }
+
+    /// Reads all copies that count and names those that do not match their checksums: what stands in their place is older
+    /// than what was committed.
+    pub(in crate::fs::ext) async fn verify(&self) -> Result<Vec<Error>> {
+        const AT_ONCE: usize = 32;
+        /// More are only counted.
+        const MOST: usize = 1000;
+        if self.states.is_empty() {
+            return Ok(Vec::new());
+        }
+        let size = self.block_size as usize;
+        let mut at = 0;
+        while at < self.copies.len() {
+            let end = self.copies.len().min(at + AT_ONCE);
+            let homes = (at..end)
+                .filter(|index| *index == 0 || self.home(*index) != self.home(*index - 1))
+                .map(|index| self.home(index))
+                .filter(|home| check_range(self.len(), *home, size).is_ok());
+            // Each read goes on to older copies until one is good.
+            future::try_join_all(homes.map(|home| self.read_at(home, size))).await?;
+            at = end;
+        }
+        let bad = || (0..self.copies.len()).filter(|index| self.state(*index) == BAD);
+        let mut errors: Vec<_> = bad()
+            .take(MOST)
+            .map(|index| {
+                let Copy { fs_block, log_block, .. } = self.copies[index];
+                let message = format!(
+                    "journal: the copy of block {fs_block} in log block {log_block} does not match its checksum"
+                );
+                Error::new(ErrorKind::BadChecksum, message)
+            })
+            .collect();
+        if let Some(more) = bad().count().checked_sub(MOST).filter(|more| *more > 0) {
+            let message = format!("journal: {more} more copies do not match their checksums");
+            errors.push(Error::new(ErrorKind::BadChecksum, message));
+        }
+        Ok(errors)
     }
 
     fn state(&self, index: usize) -> u8 {

@@ -48,6 +48,8 @@ pub(super) struct Scan {
     pub(super) next_block: u32,
     /// What that block held when it ended the log; `None` where the log is full.
     pub(super) next_contents: Option<Bytes>,
+    /// The number of a transaction that is damaged, so that it and all after it do not count.
+    pub(super) damaged: Option<u32>,
     /// What was passed over.
     pub(super) warnings: Vec<String>,
 }
@@ -260,7 +262,9 @@ impl ScanPass<'_> {
                 "journal: transaction {} does not match its checksum: it and all after it are left out",
                 self.sequence()
             ));
+            // With that, its commit block may have been there first, and nothing is wrong.
             if !features.contains(Features::ASYNC_COMMIT) {
+                self.found.damaged = Some(self.sequence());
                 return Ok(Step::On);
             }
         }

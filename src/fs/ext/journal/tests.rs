@@ -194,6 +194,46 @@ async fn a_bad_copy_leaves_what_was_there_before() {
 }
 
 #[tokio::test]
+async fn bad_copies_are_named_when_they_are_looked_for() {
+    for features in [V2, V3] {
+        let mut log = TestLog::new(features);
+        log.copies(&[(3, copy(1)), (4, copy(2)), (5, copy(3))]);
+        log.commit();
+        let descriptor = log.copies(&[(3, copy(4)), (4, copy(5))]);
+        log.commit();
+        let overlay = |recovery: Recovery| recovery.overlay().unwrap();
+        let whole = overlay(log.recover().await.unwrap()).verify().await.unwrap();
+        assert!(whole.is_empty(), "{whole:?}");
+        log.blocks[descriptor as usize + 2][57] ^= 1;
+        let bad = overlay(log.recover().await.unwrap()).verify().await.unwrap();
+        let [bad] = &bad[..] else { panic!("{bad:?}") };
+        assert_eq!(bad.kind(), ErrorKind::BadChecksum);
+        assert!(
+            bad.message().contains(&format!("block 4 in log block {}", descriptor + 2)),
+            "{bad}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_the_kernel_noted_is_told() {
+    for live in [false, true] {
+        let mut log = TestLog::new(PLAIN);
+        if live {
+            log.copies(&[(3, copy(1))]);
+            log.commit();
+        } else {
+            log.start = 0;
+        }
+        let mut device = log.device();
+        device[HOME as usize * BLOCK + 0x20..][..4].copy_from_slice(&(-5_i32).to_be_bytes());
+        let report = recover(Memory::new(device), log.runs(), BLOCK as u32).await.unwrap().report;
+        assert_eq!((report.dirty, report.warnings.len()), (live, 1));
+        assert!(report.warnings[0].contains("an error (Input/output error)"), "{report:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_bad_version_1_checksum_ends_the_log() {
     let mut log = TestLog::new(V1);
     log.copies(&[(3, copy(1))]);
@@ -234,6 +274,7 @@ async fn a_bad_commit_block_ends_the_log() {
         log.blocks[commit as usize][57] ^= 1;
         let report = assert_replays(&log, &[(3, copy(1))]).await.report;
         assert_eq!((report.transactions, report.warnings.len()), (1, 1), "{features:?}");
+        assert_eq!(report.damaged, Some(2));
     }
 }
 
