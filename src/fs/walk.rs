@@ -16,6 +16,10 @@ const AHEAD: usize = 16;
 /// Inodes of one directory that are asked for at the same time; those of one directory lie close together.
 const INODES: usize = 64;
 
+/// The most entries of one directory that are kept at once, of which each takes some hundred bytes. `mount` and `extract` go
+/// through larger ones piece by piece.
+const MAX_ENTRIES: usize = 10_000_000;
+
 /// One entry of a directory with what it stands for.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -131,6 +135,13 @@ pub async fn names(filesystem: &dyn Filesystem, directory: Ino) -> Result<Vec<Di
         let batch = filesystem.readdir(directory, cookie).await?;
         let Some(last) = batch.last() else { break };
         cookie = last.cookie;
+        if entries.len() > MAX_ENTRIES {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("{directory}: more than {MAX_ENTRIES} entries in one directory"),
+            )
+            .with_hint("`mount` and `extract` have no such bound"));
+        }
         entries.extend(batch.into_iter().filter(|entry| entry.name != b"." && entry.name != b".."));
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));

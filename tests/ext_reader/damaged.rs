@@ -200,6 +200,59 @@ fn a_directory_longer_than_its_blocks_is_listed_to_their_end() {
 }
 
 #[test]
+fn holes_and_a_wrong_count_of_blocks_cut_no_listing() {
+    if !can_run("holes_and_a_wrong_count_of_blocks_cut_no_listing", NEEDS) {
+        return;
+    }
+    for mke2fs in [&["-t", "ext2"], CHECKSUMS] {
+        let image = Damaged::new(mke2fs);
+        wait(async {
+            // As the kernel leaves directories that it made in the replay of fast commits.
+            for blocks in ["0", "2", "100000"] {
+                image.set(&format!("sif many blocks {blocks}"));
+                let (names, error) = list(&image.open().await.unwrap(), b"many").await;
+                assert_eq!((names.len(), error), (2002, None), "{blocks}");
+            }
+            image.set("punch many 3 5");
+            let (names, error) = list(&image.open().await.unwrap(), b"many").await;
+            assert!(names.len() > 1800 && names.len() < 2002, "{}", names.len());
+            assert_eq!(error, None);
+        });
+    }
+}
+
+#[test]
+fn a_directory_of_the_same_blocks_over_and_over_ends() {
+    if !can_run("a_directory_of_the_same_blocks_over_and_over_ends", NEEDS) {
+        return;
+    }
+    let image = Damaged::new(&["-t", "ext2"]);
+    let first = image.block_of("/many", 0);
+    let free: Vec<u64> = image
+        .debugfs("ffb 2")
+        .split_whitespace()
+        .filter_map(|word| word.trim_end_matches(',').parse().ok())
+        .collect();
+    let [upper, lower] = free[..] else { panic!("{free:?}") };
+    // All that its doubly indirect block leads to is its own first block: 65536 times 50 names.
+    let pointers = |to: u64| (to as u32).to_le_bytes().repeat(256);
+    image.write(upper * 1024, &pointers(lower));
+    image.write(lower * 1024, &pointers(first));
+    image.set(&format!("sif many block[DIND] {upper}"));
+    image.set("sif many size 60000000");
+    image.set("sif many blocks 4000000");
+    wait(async {
+        let fs = image.open().await.unwrap();
+        let (names, error) = list(&fs, b"many").await;
+        assert!((2002..2100).contains(&names.len()), "{} names", names.len());
+        assert_eq!(error, Some(ErrorKind::Corrupt));
+        let many = fs.lookup(fs.root(), b"many").await.unwrap();
+        assert!(fs.lookup(many, b"entry-01999").await.is_ok());
+        assert!(fs.lookup(many, b"nothing").await.is_err());
+    });
+}
+
+#[test]
 fn a_log_larger_than_the_device_is_not_mapped() {
     if !can_run("a_log_larger_than_the_device_is_not_mapped", NEEDS) {
         return;

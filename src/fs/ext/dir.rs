@@ -48,14 +48,6 @@ impl Disk {
         Ok(blocks)
     }
 
-    /// How many blocks a directory takes up by its own account (`i_blocks`); in use are no more than that.
-    fn dir_blocks_in_use(&self, dir: &File) -> u64 {
-        match dir.inode.flags.contains(Flags::INLINE_DATA) {
-            true => 1,
-            false => dir.inode.attr.blocks.div_ceil(self.block_size() / 512),
-        }
-    }
-
     /// A block of a directory; `Err` with the number of missing blocks for a hole.
     pub(super) async fn dir_block(
         &self,
@@ -98,17 +90,15 @@ impl Disk {
     /// The entries after `cookie`, which is the position of the next entry in the directory, as in ext2.
     ///
     /// Damage does not hide what can still be read: a damaged block is passed over, and its error is the last answer
-    /// of the listing, where the end would be. A directory longer than the blocks that it takes up ends with an error
-    /// too: a map that names the same blocks over and over would make a listing without end.
+    /// of the listing, where the end would be. A size that reaches past the last block is damage too.
     pub(super) async fn readdir(&self, ino: Ino, cookie: u64) -> Result<Vec<DirEntry>> {
         let dir = self.directory(ino).await?;
         let naming = self.naming(&dir).await?;
         let changes = self.replayed.dir(ino);
-        let claimed = match changes.is_some_and(|changes| changes.fresh) {
+        let blocks = match changes.is_some_and(|changes| changes.fresh) {
             true => 0,
-            false => self.dir_blocks(&dir)?,
+            false => self.dir_end(&dir).await?,
         };
-        let blocks = claimed.min(self.dir_blocks_in_use(&dir));
         let size = self.block_size();
         let mut at = cookie / size;
         let mut from = (cookie % size) as usize;
@@ -134,7 +124,13 @@ impl Disk {
                     }
                     at += 1;
                 }
-                Ok(Err(hole)) => at = at.saturating_add(hole),
+                Ok(Err(hole)) => {
+                    at = at.saturating_add(hole);
+                    if at >= blocks {
+                        let what = "its size reaches past its last block";
+                        self.note_damage(ino, corrupt(format!("{ino}: {what}")))?;
+                    }
+                }
                 Err(error) if is_damage(&error) => {
                     self.note_damage(ino, error)?;
                     at += 1;
@@ -144,30 +140,25 @@ impl Disk {
             from = 0;
         }
         if let (Some(changes), true) = (changes, batch.is_empty()) {
-            batch = changes.entries(cookie, claimed * size);
+            batch = changes.entries(cookie, blocks * size);
         }
         if batch.is_empty() {
             if let Some(damage) = self.lock_damaged().get(&ino) {
                 return Err(damage.clone());
-            }
-            if blocks < claimed {
-                return Err(corrupt(format!(
-                    "{ino}: a directory of {claimed} blocks that takes up {blocks}"
-                )));
             }
         }
         Ok(batch)
     }
 
     /// Remembers what a listing passes over, for its end.
-    fn note_damage(&self, dir: Ino, error: Error) -> Result<()> {
+    pub(super) fn note_damage(&self, dir: Ino, error: Error) -> Result<()> {
         const MOST: usize = 10_000;
         let mut damaged = self.lock_damaged();
         if damaged.len() >= MOST {
             return Err(error);
         }
         damaged.entry(dir).or_insert_with(|| {
-            tracing::warn!("{error}: the rest of the block is left out");
+            tracing::warn!("{error}: left out of the directory");
             error
         });
         Ok(())
@@ -245,7 +236,7 @@ impl Disk {
 
     /// Looks at every block. A damaged one hinders only where the name is in none of the others.
     async fn search_all(&self, dir: &File, naming: &Naming, name: &[u8]) -> Result<Option<Ino>> {
-        let blocks = self.dir_blocks(dir)?;
+        let blocks = self.dir_end(dir).await?;
         let mut damage = None;
         let mut at = 0;
         while at < blocks {

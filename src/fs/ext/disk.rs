@@ -25,6 +25,7 @@ const MAPS_BYTES: usize = 4 << 20;
 const DIRS_BYTES: usize = 4 << 20;
 const NAMES_BYTES: usize = 2 << 20;
 const GROUPS_BYTES: usize = 512 << 10;
+const DIR_ENDS_BYTES: usize = 64 << 10;
 
 /// Whether checksums are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub(super) struct Disk {
     pub(super) maps: ByteLru<(Ino, Child), Arc<MapNode>>,
     pub(super) dirs: ByteLru<(Ino, FileBlock), Arc<DirBlock>>,
     pub(super) names: ByteLru<(Ino, Vec<u8>), Option<Ino>>,
+    /// Where directories end whose maps were looked through.
+    pub(super) dir_ends: ByteLru<Ino, u64>,
     /// Directories with blocks that could not be listed.
     pub(super) damaged_dirs: Mutex<HashMap<Ino, Error>>,
     pub(super) walk_ahead: WalkAhead,
@@ -64,6 +67,7 @@ impl Disk {
             maps: ByteLru::new(MAPS_BYTES),
             dirs: ByteLru::new(DIRS_BYTES),
             names: ByteLru::new(NAMES_BYTES),
+            dir_ends: ByteLru::new(DIR_ENDS_BYTES),
             damaged_dirs: Mutex::default(),
             walk_ahead: WalkAhead::default(),
         }

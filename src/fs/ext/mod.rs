@@ -6,6 +6,7 @@ pub mod layout;
 mod cache;
 mod contents;
 mod dir;
+mod dir_end;
 mod disk;
 mod file;
 #[cfg(any(test, fuzzing))]
