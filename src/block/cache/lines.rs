@@ -70,6 +70,8 @@ struct Piece {
 #[derive(Default)]
 struct Line {
     pieces: SmallVec<[Piece; 1]>,
+    /// Whether a small read has used it while it was among the large ones.
+    looked_at: bool,
 }
 
 impl Line {
@@ -193,8 +195,9 @@ impl Lines {
         Some(answer)
     }
 
-    /// The line, and what its use means for it. A small read takes it over to the small ones. A stream that has read
-    /// it to its end will not come back, and its memory is still warm: it is the next to go.
+    /// The line, and what its use means for it. The second small read takes it over to the small ones; a first one
+    /// may be that of the block of pointers which streams by amid the data that it points at. A stream that has read
+    /// the line to its end will not come back, and its memory is still warm: it is the next to go.
     fn touch(&mut self, key: Key, class: Class, read_out: bool) -> Option<&Line> {
         if self.small.lines.promote(&key) {
             return self.small.lines.peek(&key);
@@ -203,6 +206,10 @@ impl Lines {
             if read_out {
                 self.large.lines.demote(&key);
             }
+            return self.large.lines.peek(&key);
+        }
+        let line = self.large.lines.get_mut(&key)?;
+        if !std::mem::replace(&mut line.looked_at, true) {
             return self.large.lines.peek(&key);
         }
         let line = self.large.lines.pop(&key)?;
@@ -236,7 +243,8 @@ impl Lines {
         missing
     }
 
-    /// Takes in an answer that begins at `start`. What is here already stays.
+    /// Takes in an answer that begins at `start`. What is here already stays, but for a few blocks of a line that a
+    /// large read brings as a whole: the others must not be copied only because of those.
     pub(super) fn insert(&mut self, device: u32, start: u64, answer: &Segments, class: Class) {
         let mut start = start;
         for bytes in answer.pieces() {
@@ -244,6 +252,11 @@ impl Lines {
             let end = start + bytes.len() as u64;
             for (line, part) in split(start..end) {
                 let key = (device, line);
+                if class == Class::Large && part.len() as u64 == LINE {
+                    if let Some(few) = self.small.lines.pop(&key) {
+                        self.small.release(few);
+                    }
+                }
                 let is_small = self.small.lines.contains(&key)
                     || class == Class::Small && !self.large.lines.contains(&key);
                 if !is_small {
@@ -411,11 +424,13 @@ mod tests {
     }
 
     #[test]
-    fn a_small_read_out_of_a_stream_holds_its_line_and_no_more() {
+    fn small_reads_out_of_a_stream_hold_their_line_and_no_more() {
         let mut lines = Lines::new();
         for megabyte in 0..200 {
             lines.insert(0, megabyte << 20, &answer(1 << 20), Class::Large);
-            assert!(lines.get(0, (megabyte << 20) + 100..(megabyte << 20) + 200).is_some());
+            for _ in 0..2 {
+                assert!(lines.get(0, (megabyte << 20) + 100..(megabyte << 20) + 200).is_some());
+            }
             lines.shrink_to(256 << 20);
         }
         assert!(lines.small.used < 200 * (70 << 10));
@@ -426,14 +441,28 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_fills_the_gaps_of_small_lines_is_copied_there() {
+    fn a_single_look_at_a_line_of_a_stream_copies_nothing() {
+        let mut lines = Lines::new();
+        lines.insert(0, 0, &answer(1 << 20), Class::Large);
+        for line in 0..16 {
+            assert!(lines.get(0, line * LINE..line * LINE + KIB).is_some());
+        }
+        assert_eq!((lines.small.lines.len(), lines.small.used), (0, 0));
+    }
+
+    #[test]
+    fn a_stream_takes_over_the_small_lines_that_it_brings_whole() {
         let mut lines = Lines::new();
         lines.insert(0, 4 * KIB, &Segments::from(vec![1; 4096]), Class::Small);
-        lines.insert(0, 0, &answer(1 << 20), Class::Large);
-        assert_eq!(lines.small.lines.len(), 1);
-        assert!(lines.small.used < 80 << 10);
-        let got = lines.get(0, 0..MIB).unwrap().into_bytes();
-        assert_eq!((got[0], got[4096], got[8192], got[(1 << 20) - 1]), (7, 1, 7, 7));
+        lines.insert(0, MIB, &Segments::from(vec![1; 4096]), Class::Small);
+        lines.insert(0, 0, &answer((1 << 20) + 8 * KIB), Class::Large);
+        assert!(lines.small.used < 13 << 10);
+        let left: Vec<_> = lines.small.lines.iter().map(|(key, _)| *key).collect();
+        assert_eq!(left, [(0, 16)], "of the last line only a part has come");
+        let got = lines.get(0, 0..MIB + 8 * KIB).unwrap().into_bytes();
+        assert_eq!((got[0], got[4096], got[1 << 20], got[(1 << 20) + 4096]), (7, 7, 1, 7));
+        lines.shrink_to(0);
+        assert_eq!(lines.used(), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::disk::Disk;
 use super::inodes::File;
 use super::layout::map::{Child, Found, MapNode, NodeKind, Run};
-use super::layout::{FileBlock, extent, indirect};
+use super::layout::{FileBlock, FsBlock, extent, indirect};
 use crate::error::Result;
 
 impl Disk {
@@ -30,15 +30,28 @@ impl Disk {
 
     /// [`Disk::run`] where it needs no waiting.
     pub(super) fn cached_run(&self, file: &File, block: FileBlock) -> Option<Result<Run>> {
-        let mut found = match file.map_root(&self.sb) {
-            Ok(root) => root.find(block),
-            Err(error) => return Some(Err(error)),
-        };
+        match self.find_cached(file, block) {
+            Ok((Found::Run(run), _)) => Some(Ok(run)),
+            Ok((Found::Child(_), _)) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// What the nodes at hand say about a block: its run, or the node to be read next and whether the data of that
+    /// one lies right behind it.
+    fn find_cached(&self, file: &File, block: FileBlock) -> Result<(Found, bool)> {
+        let root = file.map_root(&self.sb)?;
+        let mut found = root.find(block);
+        let mut parent: Option<Arc<MapNode>> = None;
         loop {
-            match found {
-                Found::Run(run) => return Some(Ok(run)),
-                Found::Child(child) => found = self.maps.get(&(file.ino, child))?.find(block),
-            }
+            let Found::Child(child) = found else { return Ok((found, false)) };
+            let key = (file.ino, child);
+            let Some(node) = self.maps.get(&key) else {
+                let dense = parent.as_deref().unwrap_or(root).is_dense_behind(&key.1);
+                return Ok((Found::Child(key.1), dense));
+            };
+            found = node.find(block);
+            parent = Some(node);
         }
     }
 
@@ -58,27 +71,45 @@ impl Disk {
         Ok(node)
     }
 
-    /// Hints at the data of these file blocks, along the file's runs; where the map itself is not at hand yet, at
-    /// the node that is needed next.
+    /// Hints at the data of these file blocks, along the file's runs.
+    ///
+    /// Where the map is not at hand yet, at the node that is needed next; and at the data behind an indirect block, as
+    /// far as its parent tells where that is: then both come with the same read, and the hints go on.
     pub(super) fn prefetch_blocks(&self, file: &File, blocks: Range<u64>) {
         const MOST_RUNS: usize = 256;
+        let size = self.block_size();
         let mut ranges: Vec<Range<u64>> = Vec::new();
         let mut at = blocks.start;
         while at < blocks.end && ranges.len() < MOST_RUNS {
-            let Some(Ok(run)) = self.cached_run(file, FileBlock(at)) else {
-                break;
-            };
-            let skipped = at - run.first.0;
-            let len = (run.len - skipped).min(blocks.end - at);
-            if let Some(place) = run.place {
-                let start = (place.0 + skipped).saturating_mul(self.block_size());
-                let end = start.saturating_add(len.saturating_mul(self.block_size()));
-                match ranges.last_mut() {
-                    Some(last) if last.end == start => last.end = end,
-                    _ => ranges.push(start..end),
+            let Ok((found, dense)) = self.find_cached(file, FileBlock(at)) else { break };
+            // The first block on the disk, how many, and where the file goes on behind them.
+            let (place, len, next) = match found {
+                Found::Run(run) => {
+                    let next = run.first.0.saturating_add(run.len).min(blocks.end);
+                    let place = run.place.map(|place| place.0 + (at - run.first.0));
+                    (place, next - at, next)
                 }
+                Found::Child(child) if dense => {
+                    let next = child.range.end.min(blocks.end);
+                    // Its own block too, unless that came with a hint before this one.
+                    let skipped = at - child.range.start;
+                    let first = if skipped == 0 { 0 } else { skipped + 1 };
+                    (Some(child.block.0 + first), next - child.range.start + 1 - first, next)
+                }
+                Found::Child(child) => {
+                    let is_leaf = child.kind == NodeKind::Indirect { level: 0 };
+                    let next = if is_leaf { child.range.end } else { blocks.end };
+                    (Some(child.block.0), 1, next)
+                }
+            };
+            at = next;
+            let Some(place) = place else { continue };
+            let start = self.sb.byte_of(FsBlock(place));
+            let end = start.saturating_add(len.saturating_mul(size));
+            match ranges.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => ranges.push(start..end),
             }
-            at += len;
         }
         self.prefetch(&mut ranges);
     }

@@ -118,6 +118,16 @@ impl MapNode {
         })
     }
 
+    /// Whether the data of a lowest indirect block lies between it and the next block of the map: those are just so
+    /// far apart, which is how all writers lay out a file that they do not have to break up.
+    pub fn is_dense_behind(&self, child: &Child) -> bool {
+        let after = self.entries.partition_point(|entry| entry.first < child.range.end);
+        let between = (child.range.end - child.range.start).saturating_add(1);
+        child.kind == NodeKind::Indirect { level: 0 }
+            && matches!(self.entries.get(after).map(|entry| entry.target),
+                Some(Target::Child(next, _)) if next.0.checked_sub(child.block.0) == Some(between))
+    }
+
     /// Memory in use, in bytes.
     pub fn weight(&self) -> usize {
         size_of::<Self>() + size_of_val(&*self.entries)
@@ -156,6 +166,18 @@ mod tests {
         assert_eq!(node.find(FileBlock(30)), run(30, 10, None));
         let Found::Child(child) = node.find(FileBlock(99)) else { panic!("a child") };
         assert_eq!((child.block, child.range), (FsBlock(7), 40..100));
+    }
+
+    #[test]
+    fn data_lies_between_indirect_blocks_that_are_just_so_far_apart() {
+        let kind = NodeKind::Indirect { level: 0 };
+        let entry = |(index, block): (u64, u64)| {
+            let target = Target::Child(FsBlock(block), kind);
+            Entry { first: index * 256, len: 256, target }
+        };
+        let node = MapNode::new(0..1024, (0..).zip([5000, 5257, 6000, 6257]).map(entry).collect());
+        let dense: Vec<_> = node.children().map(|child| node.is_dense_behind(&child)).collect();
+        assert_eq!(dense, [true, false, true, false]);
     }
 
     #[test]
