@@ -100,8 +100,8 @@ pub fn login(bytes: &[u8]) {
 
 /// What a login may have agreed: digests as the two lowest bits say.
 fn negotiated(choices: u8) -> Negotiated {
-    let mut negotiated =
-        Negotiation::new(&Config::new("iqn.2026-01.test:i"), false).agreed().clone();
+    let negotiation = Negotiation::new(&Config::new("iqn.2026-01.test:i"), false);
+    let mut negotiated = negotiation.finish().expect("no digest is demanded");
     negotiated.digests = Digests { header: choices & 1 != 0, data: choices & 2 != 0 };
     negotiated
 }

@@ -57,6 +57,8 @@ pub(crate) struct Negotiated {
     pub(crate) portal_group: Option<u16>,
 }
 
+const NO_CRC32C: &str = "the target knows no CRC32C: ask for `none` or `prefer`";
+
 /// The operational negotiation of one login.
 #[derive(Clone, Debug)]
 pub(crate) struct Negotiation {
@@ -91,9 +93,15 @@ impl Negotiation {
         }
     }
 
-    /// What has been agreed.
-    pub(crate) fn agreed(&self) -> &Negotiated {
-        &self.agreed
+    /// What has been agreed in the end.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Login`] where a digest was demanded and the target passed over the offer.
+    pub(crate) fn finish(&self) -> Result<Negotiated> {
+        let Digests { header, data } = self.agreed.digests;
+        self.header_digest.check("HeaderDigest", header)?;
+        self.data_digest.check("DataDigest", data)?;
+        Ok(self.agreed.clone())
     }
 
     /// Takes one pair of the target's; gives the value to answer with, where it asked.
@@ -212,11 +220,20 @@ impl DigestPolicy {
                 );
                 Err(error.with_hint(match self {
                     Self::None => "the target insists on a digest: allow it with `prefer`",
-                    _ => "the target knows no CRC32C: ask for `none` or `prefer`",
+                    _ => NO_CRC32C,
                 }))
             }
             (Some(digest), _) => Ok(digest),
         }
+    }
+
+    /// Checks what came of the offer of a key. What the target does not answer is not agreed, whatever was demanded.
+    fn check(self, key: &str, agreed: bool) -> Result<()> {
+        if self != Self::Require || agreed {
+            return Ok(());
+        }
+        let message = format!("{key}: we offered {}, the target answered nothing", self.offer());
+        Err(Error::new(ErrorKind::Login, message).with_hint(NO_CRC32C))
     }
 }
 
@@ -278,7 +295,7 @@ mod tests {
         ] {
             assert_eq!(negotiation.take(key, value).unwrap(), None, "{key}");
         }
-        let agreed = negotiation.agreed();
+        let agreed = negotiation.finish().unwrap();
         assert_eq!(agreed.digests, Digests { header: true, data: false });
         assert_eq!(agreed.time_to_wait, 2);
         assert_eq!(agreed.target_alias.as_deref(), Some("disk one"));
@@ -324,5 +341,18 @@ mod tests {
         let error = negotiation.take("DataDigest", "None").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Login);
         assert!(negotiation.take("HeaderDigest", "CRC32C").is_err());
+    }
+
+    #[test]
+    fn a_demanded_digest_is_not_passed_over_in_silence() {
+        let mut config = Config::new("iqn.x");
+        config.data_digest = DigestPolicy::Require;
+        let mut negotiation = Negotiation::new(&config, false);
+        let error = negotiation.finish().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Login);
+        let why = "DataDigest: we offered CRC32C, the target answered nothing";
+        assert!(error.to_string().contains(why), "{error}");
+        negotiation.take("DataDigest", "CRC32C").unwrap();
+        assert!(negotiation.finish().unwrap().digests.data);
     }
 }

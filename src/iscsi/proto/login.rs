@@ -324,7 +324,7 @@ impl<'a> Login<'a> {
         }
         self.tsih = response.tsih;
         let window = Window::new(FIRST_CMD_SN, response.sequence);
-        Ok(LoginStep::Done { negotiated: self.negotiation.agreed().clone(), window })
+        Ok(LoginStep::Done { negotiated: self.negotiation.finish()?, window })
     }
 
     /// Takes every key but those of authentication; answers go to `text`.
