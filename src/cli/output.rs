@@ -1,7 +1,7 @@
 //! What goes to standard output: names that cannot drive a terminal, JSON, and quiet ends of pipes.
 
 use std::fmt::Write as _;
-use std::io::{BufWriter, IsTerminal, Stdout, Write};
+use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -12,7 +12,7 @@ use crate::fs::Timestamp;
 
 /// Buffered standard output.
 pub(crate) struct Output {
-    out: BufWriter<Stdout>,
+    out: BufWriter<Apart>,
     terminal: bool,
 }
 
@@ -21,7 +21,7 @@ impl Output {
     pub(crate) fn new() -> Self {
         let out = std::io::stdout();
         let terminal = out.is_terminal();
-        Self { out: BufWriter::with_capacity(64 << 10, out), terminal }
+        Self { out: BufWriter::with_capacity(64 << 10, Apart(out)), terminal }
     }
 
     /// Writes text and a newline.
@@ -63,6 +63,29 @@ impl Output {
     /// Hands everything to the system.
     pub(crate) fn flush(&mut self) -> Result<()> {
         self.out.flush().map_err(failed)
+    }
+}
+
+/// Standard output, written without holding up the runtime: whoever reads it may never do so, and a signal and the
+/// sessions must be attended to meanwhile.
+struct Apart(Stdout);
+
+impl Write for Apart {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        apart(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        apart(|| self.0.flush())
+    }
+}
+
+/// Does what may block. Outside a runtime, and in one without workers, there is nobody to hold up.
+fn apart<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 

@@ -94,8 +94,8 @@ impl Hooks {
         // Others may be presenting it, and before that revoking it.
         let until = Instant::now() + *limit * 2 + LOOK_AGAIN;
         loop {
-            let claim = match self.records.claim(&key, &record)? {
-                Claimed::New(claim) => self.hold(claim),
+            let (claim, leftover) = match self.records.claim(&key, &record)? {
+                Claimed::New(claim) => (self.hold(claim), false),
                 Claimed::Leftover(claim) => {
                     let claim = self.hold(claim);
                     match claim.revoke().await {
@@ -106,7 +106,7 @@ impl Hooks {
                         // We are about to present it in any case, and to revoke it ourselves.
                         Err(error) => tracing::warn!("{error}"),
                     }
-                    claim
+                    (claim, true)
                 }
                 Claimed::Shared(claim) => return Ok(Some(Presented(self.hold(claim)))),
                 Claimed::Busy if Instant::now() < until => {
@@ -124,7 +124,7 @@ impl Hooks {
                 }
             };
             if let Err(error) = self.run_present(present.as_ref(), snapshot).await {
-                self.undo(&claim, &error).await;
+                self.undo(&claim, leftover, &error).await;
                 return Err(error);
             }
             if claim.share()? {
@@ -138,7 +138,7 @@ impl Hooks {
     /// Revokes a snapshot unless others use it.
     ///
     /// # Errors
-    /// Those of the hook; it will be tried again by [`Hooks::reconcile`].
+    /// Those of the hook; it will be tried again by [`reconcile`].
     pub async fn revoke(&self, presented: &Presented) -> Result<()> {
         self.revoke_claim(&presented.0).await
     }
@@ -173,20 +173,19 @@ impl Hooks {
     }
 
     /// After a present hook that failed: it may have done half of its work.
-    async fn undo(&self, claim: &Arc<Claim>, failure: &Error) {
-        // It did not even begin.
-        if failure.kind() == ErrorKind::Usage {
+    async fn undo(&self, claim: &Arc<Claim>, leftover: bool, failure: &Error) {
+        // A hook that could not be started has left nothing, and one that says that it failed has not either, most
+        // likely; one that was killed may have.
+        let nothing_left = !leftover && failure.kind() != ErrorKind::Timeout;
+        if nothing_left && failure.kind() == ErrorKind::Usage {
             claim.forget();
             self.let_go(claim);
-            return;
-        }
-        if let Err(error) = self.revoke_claim(claim).await {
-            // A hook that has said itself that it failed has left nothing, most likely; one that was killed may have.
-            if failure.kind() == ErrorKind::Timeout {
-                tracing::warn!("{error}");
-            } else {
+        } else if let Err(error) = self.revoke_claim(claim).await {
+            if nothing_left {
                 tracing::info!("{}", error.message());
                 claim.forget();
+            } else {
+                tracing::warn!("{error}");
             }
         }
     }

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 use snapbrowse_target::{Fault, On, Rule};
 
-use crate::common::{FuseMount, Need, User, can_run};
+use crate::common::{FuseMount, Need, Snapbrowse, User, can_run, run};
 use crate::san::{Hooked, wait_until};
 
 const NEEDS: &[Need] =
@@ -111,6 +111,34 @@ fn a_signal_ends_a_command_with_revoking() {
         assert_eq!(san.called(), ["present", "revoke"]);
         assert_eq!(san.records(), 0);
     }
+}
+
+#[test]
+fn a_signal_ends_a_listing_that_nobody_reads() {
+    if !can_run("a_signal_ends_a_listing_that_nobody_reads", &[Need::Program("mke2fs")]) {
+        return;
+    }
+    let snapbrowse = Snapbrowse::new();
+    let tree = snapbrowse.home().join("tree");
+    fs::create_dir(&tree).unwrap();
+    // More than a pipe and our own buffer hold.
+    for number in 0..3000 {
+        fs::write(tree.join(format!("{number:0100}")), "").unwrap();
+    }
+    let image = snapbrowse.home().join("image");
+    let (tree, image) = (tree.to_str().unwrap(), image.to_str().unwrap());
+    run("mke2fs", &["-q", "-t", "ext4", "-d", tree, image, "32M"]);
+    let mut command = snapbrowse.command(["ls", "-R", image]);
+    let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut first = [0];
+    process.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
+    let mut end = None;
+    wait_until("the end", || {
+        end = process.try_wait().unwrap();
+        end.is_some()
+    });
+    assert_eq!(end.unwrap().code(), Some(130));
 }
 
 #[test]
