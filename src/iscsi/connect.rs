@@ -1,6 +1,6 @@
 //! TCP connections and logins over them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -180,7 +180,7 @@ async fn log_in_at(
                 });
             }
             LoginStep::Redirect { address, permanent } => {
-                let next = parse_target_address(&address)?;
+                let next = parse_target_address(&address, &here)?;
                 tracing::info!("{here} redirects to {next}");
                 if seen.contains(&next) || seen.len() > MAX_REDIRECTS {
                     return Err(Error::new(
@@ -341,15 +341,29 @@ fn set_options(stream: &TcpStream, timeout: Duration) -> std::io::Result<()> {
     socket.set_tcp_user_timeout(Some(timeout))
 }
 
-/// `host[:port][,portal group tag]`, as TargetAddress has it (RFC 7143 section 13.8).
-pub(super) fn parse_target_address(address: &str) -> Result<Portal> {
+/// `host[:port][,portal group tag]`, as TargetAddress has it (RFC 7143 section 13.8), said by the portal that was asked.
+///
+/// A link-local address means something on one interface only, that of the portal that named it; and a target that
+/// listens everywhere and says so (0.0.0.0, [::]) means the address at which it was asked.
+pub(super) fn parse_target_address(address: &str, asked: &Portal) -> Result<Portal> {
     let host = address.split_once(',').map_or(address, |(host, _)| host);
-    host.parse::<Portal>().map_err(|_| {
+    let mut portal = host.parse::<Portal>().map_err(|_| {
         Error::new(
             ErrorKind::Protocol,
             format!("the target named an address that is none: \"{}\"", address.escape_debug()),
         )
-    })
+    })?;
+    if portal.host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) {
+        portal.host.clone_from(&asked.host);
+    }
+    let is_link_local = portal.host.parse::<Ipv6Addr>().is_ok_and(|address| {
+        // fe80::/10; with a zone it does not parse.
+        address.segments()[0] & 0xffc0 == 0xfe80
+    });
+    if let (true, Some((_, zone))) = (is_link_local, asked.host.split_once('%')) {
+        portal.host = format!("{}%{zone}", portal.host);
+    }
+    Ok(portal)
 }
 
 /// An ISID of the random format (section 11.12.5): qualifier bits 10, then 24 random bits and 16 more. No two sessions

@@ -191,8 +191,8 @@ fn parse(text: &[u8], asked: &Portal) -> Result<Vec<TargetRecord>> {
         match (&*key, records.last_mut()) {
             ("TargetName", _) => records.push(TargetRecord { name: value, portals: Vec::new() }),
             ("TargetAddress", Some(record)) => {
-                let portal = match parse_target_address(&value) {
-                    Ok(portal) => in_zone_of(portal, asked),
+                let portal = match parse_target_address(&value, asked) {
+                    Ok(portal) => portal,
                     Err(error) => {
                         tracing::warn!("{}: {error}", record.name);
                         continue;
@@ -212,17 +212,6 @@ fn parse(text: &[u8], asked: &Portal) -> Result<Vec<TargetRecord>> {
         merge(&mut merged, record);
     }
     Ok(merged)
-}
-
-/// A link-local address means something on one interface only: that of the portal that named it.
-fn in_zone_of(mut portal: Portal, asked: &Portal) -> Portal {
-    let is_link_local = portal.host.to_ascii_lowercase().starts_with("fe80:");
-    if let (true, None, Some((_, zone))) =
-        (is_link_local, portal.host.find('%'), asked.host.split_once('%'))
-    {
-        portal.host = format!("{}%{zone}", portal.host);
-    }
-    portal
 }
 
 #[cfg(test)]
@@ -248,6 +237,9 @@ mod tests {
         let zoned = parse(text, &portal("[fe80::2%eth1]")).unwrap();
         assert_eq!(zoned[0].portals[0].0, portal("10.0.0.1"));
         assert_eq!(zoned[0].portals[1].0, portal("[fe80::1%eth1]:3261"));
+        let everywhere = b"TargetName=iqn.a\0TargetAddress=0.0.0.0:3261,1\0TargetAddress=[::],2\0";
+        let here = parse(everywhere, &portal("san:3262")).unwrap();
+        assert_eq!(here[0].portals, [(portal("san:3261"), 1), (portal("san:3260"), 2)]);
         assert_eq!(parse(b"", &portal("san")).unwrap(), []);
         let odd = parse(b"TargetName=iqn.a\0TargetAddress=:x\0", &portal("san")).unwrap();
         assert_eq!(odd[0].portals, [(portal("san"), 0)]);

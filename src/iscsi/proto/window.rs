@@ -58,11 +58,14 @@ impl Window {
         }
     }
 
-    /// Takes StatSN from a PDU that carries a status.
-    pub(crate) fn acknowledge(&mut self, sequence: Sequence) {
-        if !sequence.stat_sn.precedes(self.exp_stat_sn) {
-            self.exp_stat_sn = sequence.stat_sn.next();
+    /// Takes StatSN from a PDU that carries a status. Gives how many were skipped: answers that were lost.
+    pub(crate) fn acknowledge(&mut self, sequence: Sequence) -> u32 {
+        if sequence.stat_sn.precedes(self.exp_stat_sn) {
+            return 0;
         }
+        let skipped = sequence.stat_sn.0.wrapping_sub(self.exp_stat_sn.0);
+        self.exp_stat_sn = sequence.stat_sn.next();
+        skipped
     }
 }
 
@@ -105,9 +108,11 @@ mod tests {
     fn statuses_are_acknowledged_in_serial_order() {
         let mut window = Window::new(Serial(0), sequence(u32::MAX, 0, 0));
         assert_eq!(window.exp_stat_sn(), Serial(0));
-        window.acknowledge(sequence(0, 0, 0));
+        assert_eq!(window.acknowledge(sequence(0, 0, 0)), 0);
         assert_eq!(window.exp_stat_sn(), Serial(1));
-        window.acknowledge(sequence(u32::MAX, 0, 0));
+        assert_eq!(window.acknowledge(sequence(u32::MAX, 0, 0)), 0);
         assert_eq!(window.exp_stat_sn(), Serial(1));
+        assert_eq!(window.acknowledge(sequence(3, 0, 0)), 2);
+        assert_eq!(window.exp_stat_sn(), Serial(4));
     }
 }

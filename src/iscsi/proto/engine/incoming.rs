@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use crate::error::{Error, ErrorKind};
 use crate::iscsi::pdu::{
     AsyncEvent, AsyncMessage, Bhs, DataIn, Incoming, LogoutResponse, NO_TAG, NopIn, Reject,
-    Residual, ScsiResponse, TaskResponse, TextResponse, rejected_header, sense_data,
+    Residual, ScsiResponse, Sequence, TaskResponse, TextResponse, rejected_header, sense_data,
 };
 use crate::iscsi::proto::buffers::Buffers;
 use crate::iscsi::proto::verdict::{Circumstances, MAX_TRIES, Verdict, judge};
@@ -16,6 +16,9 @@ use crate::scsi::{Sense, Status};
 use super::job::Job;
 use super::link::{Exchange, Flight, Link};
 use super::{Command, Engine, Event, Fault, Gate, MOVING, later};
+
+/// So many gaps in StatSN are taken for lost answers.
+const MAX_GAPS: u32 = 3;
 
 /// Where the data segment of a PDU goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,17 +89,24 @@ impl<T> Engine<T> {
         let Some(link) = &mut self.link else {
             return Err(Fault::protocol("a PDU without a connection"));
         };
+        if let Some(sequence) = status_of(incoming) {
+            let skipped = link.window.acknowledge(sequence);
+            let answers = matches!(incoming, Incoming::DataIn(_) | Incoming::ScsiResponse(_));
+            // Where nothing else is under way, no answer can have been lost.
+            if skipped > 0 && link.commands > usize::from(answers) {
+                self.answers_lost(skipped)?;
+            }
+        }
+        let Some(link) = &mut self.link else { return Ok(()) };
         match incoming {
             Incoming::DataIn(data) => {
                 link.window.update(data.sequence);
                 let Some(status) = data.status else { return Ok(()) };
-                link.window.acknowledge(data.sequence);
                 let ending = Ending { itt: data.itt, status, residual: data.residual, sense: &[] };
                 self.ended(&ending, now)
             }
             Incoming::ScsiResponse(response) => {
                 link.window.update(response.sequence);
-                link.window.acknowledge(response.sequence);
                 self.scsi_response(response, segment, now)
             }
             Incoming::NopIn(nop) => nop_in(link, nop),
@@ -107,6 +117,22 @@ impl<T> Engine<T> {
             Incoming::Reject(reject) => self.rejected(reject, segment, now),
             Incoming::Login(_) | Incoming::R2t => Ok(()),
         }
+    }
+
+    /// StatSN has gone on without us: an answer was lost, and at error recovery level 0 that ends the session (RFC 7143
+    /// sections 7.8 and 7.9). A target with which this comes back counts wrong: nothing is lost then.
+    fn answers_lost(&mut self, skipped: u32) -> Result<(), Fault> {
+        self.gaps = self.gaps.saturating_add(1);
+        if self.gaps > MAX_GAPS {
+            return Ok(());
+        }
+        if self.gaps == MAX_GAPS {
+            tracing::warn!(
+                "the target counts StatSN wrong: gaps in it are passed over from now on"
+            );
+        }
+        let what = format!("the target skipped {skipped} answers (StatSN)");
+        Err(Fault::new(Error::new(ErrorKind::SessionLost, what)))
     }
 
     fn scsi_response(
@@ -240,7 +266,6 @@ impl<T> Engine<T> {
     ) -> Result<(), Fault> {
         let Some(link) = &mut self.link else { return Ok(()) };
         link.window.update(message.sequence);
-        link.window.acknowledge(message.sequence);
         let drop = |wait: u16| {
             let error = Error::new(ErrorKind::SessionLost, "the target drops the connection");
             Fault { wait: Some(Duration::from_secs(wait.into())), ..Fault::new(error) }
@@ -283,7 +308,6 @@ impl<T> Engine<T> {
     fn rejected(&mut self, reject: &Reject, segment: &[u8], now: Instant) -> Result<(), Fault> {
         let Some(link) = &mut self.link else { return Ok(()) };
         link.window.update(reject.sequence);
-        link.window.acknowledge(reject.sequence);
         let what = format!("the target rejected a PDU: {}", reject.reason_name());
         let Some(header) = rejected_header(segment) else {
             return Err(Fault::protocol(what));
@@ -301,6 +325,22 @@ impl<T> Engine<T> {
             self.retry(job, what, Duration::from_millis(100), now);
         }
         Ok(())
+    }
+}
+
+/// StatSN and its companions, where the PDU carries a status of its own (RFC 7143 section 4.2.2.2): a Data-In
+/// without one and a ping of the target's do not.
+fn status_of(incoming: &Incoming) -> Option<Sequence> {
+    match incoming {
+        Incoming::DataIn(data) => data.status.map(|_| data.sequence),
+        Incoming::ScsiResponse(response) => Some(response.sequence),
+        Incoming::NopIn(nop) => (nop.itt != NO_TAG).then_some(nop.sequence),
+        Incoming::Task(response) => Some(response.sequence),
+        Incoming::Text(response) => Some(response.sequence),
+        Incoming::Logout(response) => Some(response.sequence),
+        Incoming::Async(message) => Some(message.sequence),
+        Incoming::Reject(reject) => Some(reject.sequence),
+        Incoming::Login(_) | Incoming::R2t => None,
     }
 }
 
@@ -374,8 +414,6 @@ fn check_total<T>(flight: &Flight<T>, residual: Residual) -> Result<(), Fault> {
 fn nop_in<T>(link: &mut Link<T>, nop: &NopIn) -> Result<(), Fault> {
     link.window.update(nop.sequence);
     if nop.itt != NO_TAG {
-        // The answer to our ping, which carries a status of its own.
-        link.window.acknowledge(nop.sequence);
         let is_ping = |exchange: &Exchange<T>| matches!(exchange, Exchange::Ping);
         if link.exchanges.remove_if(nop.itt, is_ping).is_none() {
             return Err(unknown_tag("the answer to a ping", nop.itt));
@@ -389,7 +427,6 @@ fn nop_in<T>(link: &mut Link<T>, nop: &NopIn) -> Result<(), Fault> {
 
 fn task_response<T>(link: &mut Link<T>, response: &TaskResponse) -> Result<(), Fault> {
     link.window.update(response.sequence);
-    link.window.acknowledge(response.sequence);
     let is_abort = |exchange: &Exchange<T>| matches!(exchange, Exchange::Abort { .. });
     let Some(Exchange::Abort { of, .. }) = link.exchanges.remove_if(response.itt, is_abort) else {
         return Err(unknown_tag("the answer to a task management request", response.itt));
@@ -405,7 +442,6 @@ fn text_response<T>(
     segment: &[u8],
 ) -> Result<(), Fault> {
     link.window.update(response.sequence);
-    link.window.acknowledge(response.sequence);
     let Some(Exchange::Text(answer)) = link.exchanges.get_mut(response.itt) else {
         return Err(unknown_tag("a text response", response.itt));
     };

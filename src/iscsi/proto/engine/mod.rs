@@ -142,6 +142,8 @@ pub(crate) struct Engine<T> {
     was_connected: bool,
     /// Whether the callers know another path, so that a lost connection gives their commands back.
     shared: bool,
+    /// How often StatSN has gone on without us.
+    gaps: u32,
     last_fault: Option<Error>,
     /// Why nothing is accepted any more.
     closed: Option<Error>,
@@ -164,6 +166,7 @@ impl<T> Engine<T> {
             moving_until: None,
             was_connected: false,
             shared: false,
+            gaps: 0,
             last_fault: None,
             closed: None,
         }
