@@ -7,6 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Tgtd, disk, pattern};
+use futures_util::StreamExt as _;
 use snapbrowse::ErrorKind;
 use snapbrowse::block::BlockSource as _;
 use snapbrowse::iscsi::{Config, Credentials, DigestPolicy, IscsiUrl, Portal, Session, discover};
@@ -322,4 +323,52 @@ async fn the_other_portal_takes_over() {
     two.kill();
     let error = Session::login(&portals, &target.iqn, &config()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connect);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_portals_of_one_target_share_the_load_and_one_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let contents = pattern(32 << 20, 14);
+    let mut tgtd = Tgtd::start();
+    let second = common::free_port("127.0.0.1:0".parse().unwrap());
+    let second_portal = format!("portal={second}");
+    tgtd.admin(&["--op", "new", "--mode", "portal", "--param", &second_portal]);
+    let mut portals = portal(&tgtd);
+    portals.push(second.to_string().parse().unwrap());
+    let target = tgtd.add_target("disk");
+    tgtd.add_lun(&target, 1, &disk(dir.path(), "a", &contents));
+    let session = Session::login(&portals, &target.iqn, &config()).await.unwrap();
+    let lun = session.open_lun(None).await.unwrap();
+    lun.open_paths().await;
+    assert!(lun.paths().iter().all(|path| path.in_use), "{:?}", lun.paths());
+    let chunk = 1 << 20;
+    let round = || async {
+        let reads = (0..32).map(|n| lun.read_at(n * chunk, 1 << 20));
+        let mut reads = futures_util::stream::iter(reads).buffered(16);
+        let mut at = 0;
+        while let Some(read) = reads.next().await {
+            let read = read.unwrap().into_bytes();
+            assert!(read == contents[at..at + read.len()], "wrong data at {at}");
+            at += read.len();
+        }
+        assert_eq!(at, contents.len());
+    };
+    round().await;
+    let sessions = tgtd.ask("show", "conn", &target).matches("Session: ").count();
+    assert_eq!(sessions, 2);
+    // Under load, both connections are cut and one portal is gone for good.
+    let cut = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::task::block_in_place(|| {
+            tgtd.admin(&["--op", "delete", "--mode", "portal", "--param", &second_portal]);
+            tgtd.cut_connections(&target);
+        });
+    };
+    let load = async {
+        for _ in 0..8 {
+            round().await;
+        }
+    };
+    tokio::join!(load, cut);
+    session.logout().await.unwrap();
 }

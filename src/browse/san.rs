@@ -52,6 +52,8 @@ pub struct OpenTarget {
     pub notes: Vec<String>,
     /// Bytes read from the target so far.
     pub bytes_read: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// The paths to its disks, one line each, where there are several to one.
+    pub paths: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     /// Ends the login, and says in the log what went wrong with that; what it opened is dead afterwards.
     pub log_out: Box<dyn Fn() -> BoxFuture<'static, Vec<Error>> + Send + Sync>,
 }

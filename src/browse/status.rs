@@ -58,6 +58,9 @@ fn target_text(name: &str, report: &Report) -> String {
         for note in &live.open.notes {
             text += &format!("  note: {note}\n");
         }
+        for path in (live.open.paths)() {
+            text += &format!("  path: {path}\n");
+        }
         text += &format!("  bytes read: {}\n", (live.open.bytes_read)());
     }
     if let Some((error, wait)) = &report.failure {
@@ -80,6 +83,7 @@ fn target_json(name: &str, report: &Report) -> Value {
         "logins": report.logins,
         "volumes": volumes,
         "notes": report.live.as_ref().map(|live| &live.open.notes),
+        "paths": report.live.as_ref().map(|live| (live.open.paths)()),
         "bytes_read": report.live.as_ref().map(|live| (live.open.bytes_read)()),
         "last_error": report.failure.as_ref().map(|(error, _)| error.to_string()),
     })

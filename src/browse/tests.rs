@@ -95,6 +95,7 @@ impl San for MemorySan {
                 volumes: disk.volumes.into_iter().map(open).collect(),
                 notes: Vec::new(),
                 bytes_read: Box::new(|| 0),
+                paths: Box::new(Vec::new),
                 log_out: Box::new(move || {
                     let logouts = Arc::clone(&logouts);
                     Box::pin(async move {

@@ -24,6 +24,7 @@ const AFTER_HELP: &str = "\
 SOURCE is one of
   iscsi://HOST[:PORT]/TARGET/LUN   a LUN (IPv6 addresses in brackets)
   iscsi://HOST[:PORT]/TARGET       the target's only disk
+  iscsi://HOST,HOST/TARGET/LUN     the same through several portals: long reading is shared among them
   FILE                             an image or a block device, opened read-only
 
 Examples:
@@ -154,6 +155,9 @@ pub(crate) struct GlobalArgs {
     /// The longest that one operation on the SAN may take, retries included [default: 30s]
     #[arg(long, global = true, value_parser = units::duration, value_name = "TIME", help_heading = "Login")]
     pub(crate) timeout: Option<Duration>,
+    /// The most portals of a target to read through at the same time; 1: the others are a fall-back only [default: 8]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Login")]
+    pub(crate) paths: Option<u16>,
 
     /// Have the hooks of the configuration present the snapshot first, and revoke it at the end (mount and browse
     /// always do)

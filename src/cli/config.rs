@@ -26,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) cache: Option<String>,
     /// The default of `--timeout`.
     pub(crate) timeout: Option<String>,
+    /// The default of `--paths`.
+    pub(crate) paths: Option<u16>,
     /// Where open-iscsi keeps its nodes, where that is not the usual place.
     pub(crate) node_database: Option<PathBuf>,
     /// Logins by a glob over target names.

@@ -1,12 +1,15 @@
 //! `snapbrowse info`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::block::BlockSource;
 use crate::error::Result;
 use crate::fs::ext::{JournalReport, Summary};
+use crate::iscsi::{Lun, PathInfo};
 use crate::volume::{self, Content, Table, Volume};
 
 use super::args::SourceArg;
@@ -16,6 +19,9 @@ use super::output::{Output, printable};
 use super::source::{self, Location, content_name};
 use super::tally::Tally;
 use super::units::show_size;
+
+/// A portal that does not answer is shown as such after this time.
+const PATHS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Show the device, its partition table, its volumes and each file system
 #[derive(Debug, clap::Args)]
@@ -30,8 +36,20 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
     let location = Location::parse(&args.source)?;
-    let device = source::open_device(context, &location).await?;
-    let mut info = DeviceInfo::read(&location.to_string(), &device).await?;
+    let name = location.to_string();
+    let mut info = match &location {
+        Location::Lun { url, target } => {
+            let lun = Arc::new(source::open_lun(context, url, target).await?);
+            let source: Arc<dyn BlockSource> = Arc::clone(&lun) as _;
+            let device: Arc<dyn BlockSource> = Arc::new(context.cache(source));
+            let (unit, info) = tokio::join!(UnitInfo::read(&lun), DeviceInfo::read(&name, &device));
+            DeviceInfo { unit: Some(unit), ..info? }
+        }
+        Location::Image(_) => {
+            let device = source::open_device(context, &location).await?;
+            DeviceInfo::read(&name, &device).await?
+        }
+    };
     let mut tally = Tally::default();
     for (volume, scanned) in &mut info.volumes {
         let wanted = context.settings.volume.as_ref().is_none_or(|name| *name == volume.name);
@@ -66,8 +84,57 @@ pub(crate) struct DeviceInfo {
     size: u64,
     block_size: u32,
     table: Table,
+    /// What there is only of a LUN.
+    unit: Option<UnitInfo>,
     warnings: Vec<String>,
     volumes: Vec<(VolumeInfo, Volume)>,
+}
+
+/// What is known of a LUN besides its blocks.
+#[derive(Serialize)]
+struct UnitInfo {
+    /// In revolutions per minute; 0 where the medium does not rotate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotation_rate: Option<u16>,
+    paths: Vec<Path>,
+}
+
+#[derive(Serialize)]
+struct Path {
+    portal: String,
+    in_use: bool,
+    state: String,
+}
+
+impl UnitInfo {
+    /// Opens every path, to see which ones there are; those that take too long are done without.
+    async fn read(lun: &Lun) -> Self {
+        let (rate, _) = tokio::join!(lun.rotation_rate(), timeout(PATHS_LIMIT, lun.open_paths()));
+        let paths = lun.paths().into_iter().map(|PathInfo { portal, in_use, state }| Path {
+            portal: portal.to_string(),
+            in_use,
+            state,
+        });
+        // Whoever cannot tell has no rate.
+        Self { rotation_rate: rate.ok().flatten(), paths: paths.collect() }
+    }
+
+    fn show(&self, out: &mut Output) -> Result<()> {
+        match self.rotation_rate {
+            None => {}
+            Some(0) => out.line("  medium  does not rotate")?,
+            Some(rate) => out.line(format_args!("  medium  {rate} revolutions per minute"))?,
+        }
+        // One path that is simply there needs no line.
+        if matches!(&self.paths[..], [only] if only.state == "active") {
+            return Ok(());
+        }
+        for Path { portal, in_use, state } in &self.paths {
+            let not = if *in_use { "" } else { "not read: " };
+            out.line(format_args!("  path    {portal}: {not}{}", printable(state.as_bytes())))?;
+        }
+        Ok(())
+    }
 }
 
 /// What is known of a volume.
@@ -95,6 +162,8 @@ struct DeviceJson<'a> {
     size: u64,
     block_size: u32,
     table: &'static str,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    unit: Option<&'a UnitInfo>,
     warnings: &'a [String],
     volumes: Vec<&'a VolumeInfo>,
 }
@@ -145,6 +214,7 @@ impl DeviceInfo {
             size: device.len(),
             block_size: device.block_size(),
             table: scan.table,
+            unit: None,
             warnings: scan.warnings,
             volumes: scan.volumes.into_iter().map(describe).collect(),
         })
@@ -165,6 +235,7 @@ impl DeviceInfo {
                 Table::Mbr => "mbr",
                 Table::None => "none",
             },
+            unit: self.unit.as_ref(),
             warnings: &self.warnings,
             volumes: self.volumes.iter().map(|(volume, _)| volume).collect(),
         }
@@ -182,6 +253,9 @@ impl DeviceInfo {
             Table::Mbr => "  table   MBR",
             Table::None => "  table   none",
         })?;
+        if let Some(unit) = &self.unit {
+            unit.show(out)?;
+        }
         for warning in &self.warnings {
             out.line(format_args!("  warning {}", printable(warning.as_bytes())))?;
         }

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Pending;
 use crate::fs::ext::Ext;
 use crate::hooks::Presented;
-use crate::iscsi::{self, IscsiUrl, LunInfo, Session, TargetRecord};
+use crate::iscsi::{self, IscsiUrl, Lun, LunInfo, Session, TargetRecord};
 use crate::volume::{self, Content, Volume};
 
 use super::context::Context;
@@ -121,10 +121,12 @@ impl PortalSan {
         let read = Arc::new(AtomicU64::new(0));
         let mut volumes = Vec::new();
         let mut notes = Vec::new();
+        let mut luns = Vec::new();
         for info in &disks {
             let lun = format!("lun{}", info.lun);
             match self.open_disk(session, info, &read).await {
                 Ok(found) => {
+                    luns.push(found.lun);
                     notes.extend(found.notes.into_iter().map(|note| format!("{lun}: {note}")));
                     volumes.extend(found.volumes.into_iter().map(|mut volume| {
                         if disks.len() > 1 {
@@ -152,6 +154,7 @@ impl PortalSan {
             volumes,
             notes,
             bytes_read: Box::new(move || read.load(Ordering::Relaxed)),
+            paths: Box::new(move || luns.iter().flat_map(|lun| paths(lun)).collect()),
             log_out: Box::new(move || {
                 let (context, session) = (Arc::clone(&context), session.clone());
                 let presented = presented.clone();
@@ -167,10 +170,11 @@ impl PortalSan {
         read: &Arc<AtomicU64>,
     ) -> Result<Disk> {
         let lun = Arc::new(session.open_lun(Some(info.lun)).await?);
-        let counted = Counted { lun, read: Arc::clone(read) };
+        let source: Arc<dyn BlockSource> = Arc::clone(&lun) as _;
+        let counted = Counted { lun: source, read: Arc::clone(read) };
         let device: Arc<dyn BlockSource> = Arc::new(self.context.cache(Arc::new(counted)));
         let scan = volume::scan(&device).await?;
-        let mut disk = Disk { volumes: Vec::new(), notes: scan.warnings };
+        let mut disk = Disk { lun, volumes: Vec::new(), notes: scan.warnings };
         for volume in scan.volumes {
             let result = match volume.content {
                 Content::Ext => self.open_volume(&device, &volume).await,
@@ -225,6 +229,7 @@ impl PortalSan {
 }
 
 struct Disk {
+    lun: Arc<Lun>,
     volumes: Vec<OpenVolume>,
     notes: Vec<String>,
 }
@@ -264,6 +269,19 @@ impl San for PortalSan {
     fn open<'a>(&'a self, target: &'a TargetRecord) -> Pending<'a, OpenTarget> {
         Box::pin(self.log_in(target))
     }
+}
+
+/// The paths to a LUN for people, where there are several.
+fn paths(lun: &Lun) -> Vec<String> {
+    let paths = lun.paths();
+    if paths.len() == 1 {
+        return Vec::new();
+    }
+    let line = |path: iscsi::PathInfo| {
+        let not = if path.in_use { "" } else { "not read: " };
+        format!("lun{} through {}: {not}{}", lun.number(), path.portal, path.state)
+    };
+    paths.into_iter().map(line).collect()
 }
 
 /// Counts what is read from a LUN, for the status file.

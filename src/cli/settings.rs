@@ -55,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     /// Whether hooks are to present what is read.
     pub(crate) present: bool,
+    /// The most portals of a target to read through at the same time.
+    pub(crate) paths: Option<u16>,
     /// Whether to print JSON.
     pub(crate) json: bool,
     /// Whether to say nothing but errors.
@@ -107,6 +109,7 @@ impl Settings {
             engine: flags.engine.unwrap_or_default(),
             cache,
             timeout,
+            paths: flags.paths.or(config.paths),
             present: flags.present,
             json: flags.json,
             quiet: flags.quiet,
@@ -199,13 +202,15 @@ impl Settings {
             )
             .with_hint("mutual CHAP needs --user and --password-file too"));
         }
+        let defaults = iscsi::Config::new(initiator);
         Ok(iscsi::Config {
             credentials,
             target_credentials,
             header_digest: self.header_digest.or(url.header_digest).unwrap_or_default(),
             data_digest: self.data_digest.unwrap_or_default(),
             timeout: self.timeout,
-            ..iscsi::Config::new(initiator)
+            paths: self.paths.map_or(defaults.paths, usize::from),
+            ..defaults
         })
     }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Filesystem;
 use crate::fs::ext::{Ext, Summary};
 use crate::fs::ext4_view::Ext4View;
-use crate::iscsi::{IscsiUrl, Portal};
+use crate::iscsi::{IscsiUrl, Lun, Portal};
 use crate::volume::{self, Content, Scan, Volume};
 
 use super::args::{Engine, SourceArg};
@@ -77,12 +77,20 @@ pub(crate) async fn open_device(
     match location {
         Location::Image(path) => Ok(Arc::new(ImageFile::open(path)?)),
         Location::Lun { url, target } => {
-            let config = context.settings.login(url)?;
-            let session = context.log_in(&url.portals, target, url.lun, &config).await?;
-            let lun = session.open_lun(url.lun).await?;
+            let lun = open_lun(context, url, target).await?;
             Ok(Arc::new(context.cache(Arc::new(lun))))
         }
     }
+}
+
+/// Logs in and opens a LUN, without a cache.
+///
+/// # Errors
+/// Those of connecting, logging in and finding the LUN.
+pub(crate) async fn open_lun(context: &Context, url: &IscsiUrl, target: &str) -> Result<Lun> {
+    let config = context.settings.login(url)?;
+    let session = context.log_in(&url.portals, target, url.lun, &config).await?;
+    session.open_lun(url.lun).await
 }
 
 /// An open file system with what it stands on.

@@ -199,7 +199,9 @@ fn parse(text: &[u8], asked: &Portal) -> Result<Vec<TargetRecord>> {
                     }
                 };
                 let tag = value.rsplit_once(',').and_then(|(_, tag)| tag.parse().ok()).unwrap_or(0);
-                record.portals.push((portal, tag));
+                if !record.portals.contains(&(portal.clone(), tag)) {
+                    record.portals.push((portal, tag));
+                }
             }
             _ => {}
         }

@@ -390,3 +390,38 @@ async fn a_target_that_sends_everybody_away_is_logged_in_to_on_both_paths() {
     rig.bounded(rig.server.wait_for(|stats| stats.normal_sessions == 4)).await;
     rig.bounded(session.logout()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_wrong_list_of_vpd_pages_is_survived() {
+    // Nothing, only itself, too much, too little, not what it is.
+    for pages in [&[][..], &[0x00], &[0x00, 0x80, 0x83, 0xb0, 0xb5], &[0x00, 0x83], &[0xb0]] {
+        let rig = rig(2, unit().vpd_pages(pages)).await;
+        let (session, lun) = open_all(&rig).await;
+        assert_eq!(in_use(&lun), [true, true], "{pages:x?}: {:?}", lun.paths());
+        assert_eq!(rig.read_all(&lun).await.unwrap(), right_digest());
+        rig.bounded(lun.rotation_rate()).await.unwrap();
+        rig.bounded(session.logout()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn opening_a_lun_asks_for_nothing_twice() {
+    let rig = rig(1, unit().vpd_pages(&[0x00, 0x83])).await;
+    let (session, lun) = open(&rig).await;
+    let stats = rig.server.stats();
+    // INQUIRY, VPD 00h and 83h; one command more met the unit attention of a new session.
+    assert_eq!(stats.opcode(0x12), 3, "pages that are not on the list were asked for");
+    assert!(stats.commands.values().sum::<u64>() <= 7, "{:?}", stats.commands);
+    assert_eq!(stats.opcode(0xa3), 0, "no access states where the unit has none");
+    assert_eq!(rig.bounded(lun.rotation_rate()).await.unwrap(), None);
+    rig.bounded(session.logout()).await.unwrap();
+}
+
+#[tokio::test]
+async fn rotation_rates_are_told() {
+    for (rate, told) in [(1, Some(0)), (7200, Some(7200)), (0, None)] {
+        let rig = rig(1, unit().rotation_rate(rate)).await;
+        let (_session, lun) = open(&rig).await;
+        assert_eq!(rig.bounded(lun.rotation_rate()).await.unwrap(), told);
+    }
+}
