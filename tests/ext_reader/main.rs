@@ -8,6 +8,7 @@ mod crash;
 mod damaged;
 mod faithful;
 mod fast_commit;
+mod features;
 mod hostile;
 mod naming;
 mod survey;

@@ -210,15 +210,19 @@ impl Disk {
             return Ok(known.map(|named| named.ino));
         }
         let naming = self.naming(dir).await?;
-        // The parent's entry is not in the index, but always in the first block. The index of names that are folded or
-        // encrypted goes by what they were before or after.
+        // The parent's entry is not in the index, but always in the first block. The index of encrypted names goes by what
+        // they were before.
         let indexed = dir.inode.flags.contains(Flags::INDEX)
             && name != b".."
-            && matches!(naming, Naming::Plain);
+            && !matches!(naming, Naming::Encrypted(_));
         let found = match indexed {
-            true => match self.search_index(dir, name).await {
+            true => match self.search_index(dir, &naming, name).await {
                 Err(error) if is_damage(&error) => {
                     tracing::warn!("{error}: the directory is searched without its index");
+                    self.search_all(dir, &naming, name).await?
+                }
+                // Another version of Unicode may have folded it to something else (kernel: `ext4_lookup` falls back, too).
+                Ok(None) if matches!(naming, Naming::Folded) => {
                     self.search_all(dir, &naming, name).await?
                 }
                 found => found?,

@@ -22,12 +22,17 @@ impl Disk {
     ///
     /// # Errors
     /// Also where the index is damaged or of a kind not known; the caller can still look at every block.
-    pub(super) async fn search_index(&self, dir: &File, name: &[u8]) -> Result<Option<Ino>> {
+    pub(super) async fn search_index(
+        &self,
+        dir: &File,
+        naming: &Naming,
+        name: &[u8],
+    ) -> Result<Option<Ino>> {
         let blocks = self.dir_blocks(dir)?;
         let in_index = |error: crate::Error| error.context(format!("{}: index", dir.ino));
         let block = self.indexed_block(dir, FileBlock(0)).await?;
         let (root, node) = htree::parse_root(&self.sb, &block.bytes).map_err(in_index)?;
-        let hash = root.hasher.hash(name);
+        let hash = naming.hash(&root.hasher, name);
         let entry = node.search(hash);
         let mut path = vec![Step { block, entry }];
         for _ in 0..root.levels {
@@ -40,7 +45,7 @@ impl Disk {
         for _ in 0..blocks {
             let at = self.step(&path, path.len() - 1)?.1;
             let leaf = self.indexed_block(dir, at).await?;
-            if let Some(ino) = self.search_block(dir, at, &leaf, &Naming::Plain, name)? {
+            if let Some(ino) = self.search_block(dir, at, &leaf, naming, name)? {
                 return Ok(Some(ino));
             }
             if !self.advance(dir, &mut path, hash).await? {

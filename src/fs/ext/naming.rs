@@ -56,6 +56,17 @@ impl Naming {
         }
     }
 
+    /// The hash by which the directory's index has the name.
+    pub(super) fn hash(&self, hasher: &Hasher, name: &[u8]) -> u32 {
+        match self {
+            Self::Folded => match folded(name) {
+                Some(folded) => hasher.hash(folded.as_bytes()),
+                None => hasher.hash(name),
+            },
+            Self::Plain | Self::Encrypted(_) => hasher.hash(name),
+        }
+    }
+
     /// Whether `name` means this entry.
     pub(super) fn matches(&self, entry: &Dirent<'_>, name: &[u8]) -> bool {
         match self {
@@ -66,16 +77,16 @@ impl Naming {
     }
 }
 
-/// Compares as the kernel's `utf8_strncasecmp`: canonical decomposition and full case folding, characters that are
-/// ignored by default left out. What is not UTF-8 is equal to nothing else.
+/// Compares as the kernel's `utf8_strncasecmp`. What is not UTF-8 is equal to nothing else.
 fn same_folded(a: &[u8], b: &[u8]) -> bool {
-    let (Ok(a), Ok(b)) = (std::str::from_utf8(a), std::str::from_utf8(b)) else {
-        return false;
-    };
-    let folded = |name: &str| -> String {
-        name.chars().nfd().default_case_fold().filter(|c| !ignorable(*c)).nfd().collect()
-    };
-    folded(a) == folded(b)
+    folded(a).is_some_and(|a| folded(b) == Some(a))
+}
+
+/// A name as it is compared and hashed where case is ignored (kernel: `utf8_casefold`): canonical decomposition and full case
+/// folding, characters that are ignored by default left out. `None` where it is not UTF-8.
+fn folded(name: &[u8]) -> Option<String> {
+    let name = std::str::from_utf8(name).ok()?;
+    Some(name.chars().nfd().default_case_fold().filter(|c| !ignorable(*c)).nfd().collect())
 }
 
 /// `Default_Ignorable_Code_Point` (Unicode, `DerivedCoreProperties.txt`).
@@ -141,6 +152,7 @@ impl Disk {
 
 #[cfg(test)]
 mod tests {
+    use super::super::layout::hash::Algorithm;
     use super::*;
 
     #[test]
@@ -150,5 +162,17 @@ mod tests {
         assert!(same_folded("soft\u{ad}hyphen".as_bytes(), b"SoftHyphen"));
         assert!(!same_folded("ete".as_bytes(), "\u{e9}t\u{e9}".as_bytes()));
         assert!(!same_folded(b"\xff", b"\xff"));
+    }
+
+    /// What `debugfs -R "dx_hash -h half_md4 -c -e utf8 NAME"` prints.
+    #[test]
+    fn the_hash_is_that_of_the_folded_name() {
+        let algorithm = Algorithm::HalfMd4;
+        let hasher = Hasher { algorithm, unsigned: false, seed: [0; 4] };
+        let hash = |name: &str| Naming::Folded.hash(&hasher, name.as_bytes());
+        assert_eq!(hash("Straße"), 0x7e09_9ecc);
+        assert_eq!(hash("STRASSE"), 0x7e09_9ecc);
+        assert_eq!(hash("Éte"), 0x2011_ee1a);
+        assert_ne!(Naming::Plain.hash(&hasher, b"STRASSE"), 0x7e09_9ecc);
     }
 }
