@@ -11,6 +11,9 @@ use crate::fs::StatFs;
 /// crash, but all descriptors would have to be read.
 const MOST_GROUPS: u32 = 1 << 14;
 
+/// The groups of 1 EiB in blocks of 4 KiB.
+const ALL_GROUPS: u32 = 1 << 23;
+
 impl Disk {
     pub(super) async fn statfs(&self) -> Result<StatFs> {
         let sb = &self.sb;
@@ -60,10 +63,11 @@ impl Disk {
         (self.sb.blocks_count / ratio / 50).min(4096) * ratio
     }
 
-    /// Blocks that hold metadata (`ext4_calculate_overhead`). With clusters only mke2fs knows.
+    /// Blocks that hold metadata (`ext4_calculate_overhead`). With clusters only mke2fs knows; and of more groups than any
+    /// file system has, counting would take minutes.
     async fn overhead(&self) -> u64 {
         let sb = &self.sb;
-        if sb.features.ro_compat.contains(RoCompat::BIGALLOC) {
+        if sb.features.ro_compat.contains(RoCompat::BIGALLOC) || sb.groups_count > ALL_GROUPS {
             return sb.overhead.unwrap_or(0);
         }
         let inode_table =
@@ -81,5 +85,38 @@ impl Disk {
             _ => 0,
         };
         u64::from(sb.first_data_block) + groups + journal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::Verify;
+    use super::super::layout::sample::superblock_bytes;
+    use super::super::layout::superblock::{OFFSET, Superblock};
+    use super::*;
+    use crate::fuzz::{Device, wait};
+
+    #[test]
+    fn four_thousand_million_groups_are_not_counted() {
+        let mut bytes = superblock_bytes();
+        let mut put = |at: usize, value: u32| {
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        };
+        // Groups of one block and one inode.
+        let groups = u32::MAX;
+        put(0x00, groups);
+        put(0x04, groups);
+        put(0x14, 0);
+        put(0x18, 2);
+        put(0x20, 1);
+        put(0x24, 1);
+        put(0x28, 1);
+        let sb = Superblock::parse(&bytes).unwrap();
+        assert_eq!(sb.groups_count, groups);
+        let mut device = Device::new(1 << 20, 512);
+        device.write(OFFSET, &bytes);
+        let disk = Disk::new(std::sync::Arc::new(device), sb, Verify::Always);
+        let statfs = wait(disk.statfs()).unwrap();
+        assert_eq!(statfs.blocks, u64::from(groups));
     }
 }
