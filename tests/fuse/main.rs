@@ -6,4 +6,5 @@ mod common;
 
 mod helper;
 mod life;
+mod tools;
 mod user;
