@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes fuzz-images/: small file systems that have some of everything, without checksums, which would end a fuzzer's way in at
-# once. Needs e2fsprogs and python3, no root.
+# once. Needs e2fsprogs, python3 and, for the fast commits that only the kernel writes, root.
 #
 # Each is packed as its length in 64 bits and its pieces of 1 KiB that are not zeros, each behind its number in 32 bits, all
 # little-endian: a fuzzer changes these pieces, and has nothing to unpack.
@@ -122,5 +122,35 @@ sif /deep/deeper flags 0x40080800
 sif /many flags 0x81800
 REQUESTS
 pack ext4-names
+
+# As a crash leaves it after fsync of files made, grown, renamed, linked and removed.
+make ext4-fast-commits 8M -t ext4 -I 256 -O ^metadata_csum,^resize_inode,fast_commit -J size=2
+mkdir "$work/mounted"
+mount -o loop,noatime "$work/ext4-fast-commits" "$work/mounted"
+python3 - "$work/mounted" <<'FILES'
+import os, sys
+os.chdir(sys.argv[1])
+def commit(name):
+    file = os.open(name, os.O_RDONLY)
+    os.fsync(file)
+    os.close(file)
+for number in range(4):
+    with open(f"new-{number}", "w") as out:
+        out.write("some bytes " * (number * 300))
+    commit(f"new-{number}")
+os.rename("new-1", "renamed")
+os.link("new-2", "deep/linked")
+os.unlink("small")
+with open("sparse", "r+b") as out:
+    out.truncate(7000)
+    out.seek(50000)
+    out.write(b"more")
+for name in ["renamed", "new-2", "deep/hard", "sparse"]:
+    commit(name)
+FILES
+cp "$work/ext4-fast-commits" "$work/crashed"
+umount "$work/mounted"
+mv "$work/crashed" "$work/ext4-fast-commits"
+pack ext4-fast-commits
 
 du -b "$here"/fuzz-images/*

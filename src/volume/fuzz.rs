@@ -71,7 +71,8 @@ fn guid_table(device: &mut Device, input: &mut Input<'_>, sector: u64, backup: b
 pub(super) fn check(device: Device) {
     let device: Arc<dyn BlockSource> = Arc::new(device);
     let Scan { volumes, .. } = wait(scan(&device)).expect("every read of the device succeeds");
-    assert!(!volumes.is_empty() && volumes.len() < 1000);
+    // A table may name no partition at all.
+    assert!(volumes.len() < 1000);
     let names: HashSet<_> = volumes.iter().map(|volume| &volume.name).collect();
     assert_eq!(names.len(), volumes.len(), "two volumes with one name");
     for volume in &volumes {
