@@ -7,7 +7,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'umount -q "$work/mounted" || true; rm -rf "$work"' EXIT
 PATH=$PATH:/usr/sbin:/sbin
 export E2FSPROGS_FAKE_TIME=1700000000
 mkdir -p "$here/fuzz-images"

@@ -16,14 +16,16 @@ static IMAGES: LazyLock<Vec<(Device, Vec<u64>)>> = LazyLock::new(|| {
         };
     }
     // New ones stand last, so that the seeds keep their meaning.
-    packed!["ext2" "ext3-dirty" "ext4" "ext4-inline" "ext4-clusters" "ext4-names"]
-        .into_iter()
-        .map(|packed| {
-            let device = Device::unpack(packed);
-            let used = device.used();
-            (device, used)
-        })
-        .collect()
+    packed![
+        "ext2" "ext3-dirty" "ext4" "ext4-inline" "ext4-clusters" "ext4-names" "ext4-fast-commits"
+    ]
+    .into_iter()
+    .map(|packed| {
+        let device = Device::unpack(packed);
+        let used = device.used();
+        (device, used)
+    })
+    .collect()
 });
 
 /// Entries of one image that are looked at.
@@ -147,4 +149,38 @@ async fn read(fs: &Ext, attr: &Attr) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::walk::names;
+
+    /// Else nothing deep would be tried.
+    #[test]
+    fn every_image_is_sound_and_has_its_journal_played_back() {
+        let (mut replayed, mut fast_commits) = (0, 0);
+        for (device, _) in IMAGES.iter() {
+            wait(async {
+                let fs = Ext::open(Arc::new(device.clone()), Options::default()).await.unwrap();
+                let report = &fs.summary().journal;
+                assert_eq!(report.replayed, report.dirty);
+                replayed += u32::from(report.replayed);
+                fast_commits += report.fast_commits;
+                let many = fs.lookup(fs.root(), b"many").await.unwrap();
+                assert_eq!(names(&fs, many).await.unwrap().len(), 60);
+                for name in ["small", "sparse", "deep/larger"] {
+                    let path = format!("/{name}");
+                    let found = crate::fs::resolve(&fs, path.as_bytes(), crate::fs::LastLink::Keep);
+                    match found.await {
+                        Ok(attr) => read(&fs, &attr).await.unwrap(),
+                        // Removed by the last of the fast commits.
+                        Err(_) => assert_eq!((name, replayed), ("small", 2)),
+                    }
+                }
+            });
+        }
+        assert_eq!(replayed, 2);
+        assert!(fast_commits > 3, "{fast_commits}");
+    }
 }

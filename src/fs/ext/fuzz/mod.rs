@@ -221,7 +221,9 @@ fn map(sb: &Superblock, node: &MapNode, range: Range<u64>) {
             Found::Run(run) => {
                 assert!(run.first.0 <= at, "{run:?}");
                 assert!(run.place.is_none_or(|place| sb.has_blocks(place, run.len)), "{run:?}");
-                run.first.0.saturating_add(run.len)
+                let end = run.first.0.saturating_add(run.len);
+                assert!(run.place.is_none() || end <= range.end, "{run:?}");
+                end
             }
             Found::Child(child) => {
                 assert!(child.range.start <= at && sb.has_blocks(child.block, 1), "{child:?}");
