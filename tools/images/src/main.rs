@@ -13,16 +13,18 @@ use anyhow::{Context as _, Result, bail};
 use snapbrowse::fs::ext::JournalMode;
 
 use verdict::{Row, Verdict};
+use walk::Engine;
 
 fn main() -> Result<()> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let arguments: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
     match arguments[..] {
-        [walk, mode, image] if walk == "walk" => {
-            walk::walk(Path::new(image), None, journal_mode(mode))
+        [walk, engine, mode, image] if walk == "walk" => {
+            walk::walk(Path::new(image), None, journal_mode(mode), engine_named(engine))
         }
-        [walk, mode, image, journal] if walk == "walk" => {
-            walk::walk(Path::new(image), Some(Path::new(journal)), journal_mode(mode))
+        [walk, engine, mode, image, journal] if walk == "walk" => {
+            let journal = Some(Path::new(journal));
+            walk::walk(Path::new(image), journal, journal_mode(mode), engine_named(engine))
         }
         [tests, table] => run(Path::new(tests), Path::new(table), ""),
         [tests, table, only] => run(Path::new(tests), Path::new(table), &only.to_string_lossy()),
@@ -32,6 +34,10 @@ fn main() -> Result<()> {
 
 fn journal_mode(name: &OsStr) -> JournalMode {
     if name == "ignore" { JournalMode::Ignore } else { JournalMode::Replay }
+}
+
+fn engine_named(name: &OsStr) -> Engine {
+    if name == "ext4-view" { Engine::Ext4View } else { Engine::Native }
 }
 
 /// Judges every image below `tests` whose name contains `only`, and writes the table.

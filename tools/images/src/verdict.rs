@@ -72,14 +72,41 @@ impl fmt::Display for Verdict {
 pub(crate) struct Row {
     name: String,
     pub(crate) verdict: Verdict,
+    view: View,
     warnings: usize,
     peak_kib: u64,
     time: Duration,
 }
 
+/// How the other reader, ext4-view, fared with the same blocks.
+enum View {
+    /// It was not asked: there was nothing to compare it with.
+    NotAsked,
+    /// It told the same of all paths.
+    Same,
+    /// So many paths it could not read, and of so many it told something else; the first of them.
+    Differs { unread: usize, other: usize, first: String },
+    /// It refused the image, or panicked or hung.
+    Failed(String),
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAsked => write!(f, "-"),
+            Self::Same => write!(f, "the same"),
+            Self::Differs { unread, other: 0, .. } => write!(f, "{unread} paths not read"),
+            Self::Differs { unread, other, first } => {
+                write!(f, "{unread} paths not read, {other} differ: {first}")
+            }
+            Self::Failed(what) => write!(f, "{what}"),
+        }
+    }
+}
+
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.name, self.verdict)?;
+        write!(f, "{}: {}; ext4-view: {}", self.name, self.verdict, self.view)?;
         if let Verdict::Differs(differences) = &self.verdict {
             for difference in differences.iter().take(10) {
                 write!(f, "\n    {difference}")?;
@@ -103,25 +130,41 @@ struct Outcome {
 
 /// Reads one image, and compares it where there is something to compare it with.
 pub(crate) fn judge(name: &str, image: &Path, journal: Option<&Path>) -> Result<Row> {
-    let outcome = read(image, journal, "replay")?;
+    let outcome = read(image, journal, "native", "replay")?;
+    let view = match outcome.refused.is_some() || outcome.failed.is_some() {
+        true => View::NotAsked,
+        false => beside(&outcome, &read(image, journal, "ext4-view", "replay")?),
+    };
+    let mut row = judge_outcome(name, image, journal, &outcome)?;
+    row.view = view;
+    Ok(row)
+}
+
+fn judge_outcome(
+    name: &str,
+    image: &Path,
+    journal: Option<&Path>,
+    outcome: &Outcome,
+) -> Result<Row> {
     let row = |verdict, outcome: &Outcome| Row {
         name: name.into(),
         verdict,
+        view: View::NotAsked,
         warnings: outcome.warnings,
         peak_kib: outcome.peak_kib,
         time: outcome.time,
     };
     if let Some(failed) = &outcome.failed {
-        return Ok(row(Verdict::Failed(failed.clone()), &outcome));
+        return Ok(row(Verdict::Failed(failed.clone()), outcome));
     }
     let judged = recovered_copy(image, journal)?;
     let clean = is_clean(&judged)?;
     let compared = clean || name.starts_with("j_");
     if let Some(reason) = &outcome.refused {
         let reason = reason.clone();
-        let ignoring = read(image, None, "ignore")?;
+        let ignoring = read(image, None, "native", "ignore")?;
         if !compared || ignoring.refused.is_some() {
-            return Ok(row(Verdict::Refused { clean, reason }, &outcome));
+            return Ok(row(Verdict::Refused { clean, reason }, outcome));
         }
         let verdict = match compare(&judged, &ignoring)? {
             Verdict::Equal(paths) => Verdict::EqualIgnoringJournal(paths, reason),
@@ -133,9 +176,45 @@ pub(crate) fn judge(name: &str, image: &Path, journal: Option<&Path>) -> Result<
     }
     if !compared {
         let (read, unreadable) = (outcome.listing.len(), outcome.unreadable.len());
-        return Ok(row(Verdict::Damaged { read, unreadable }, &outcome));
+        return Ok(row(Verdict::Damaged { read, unreadable }, outcome));
     }
-    Ok(row(compare(&judged, &outcome)?, &outcome))
+    Ok(row(compare(&judged, outcome)?, outcome))
+}
+
+/// What ext4-view tells of the paths that we could read; it knows nothing of inode numbers, links and blocks.
+fn beside(ours: &Outcome, theirs: &Outcome) -> View {
+    if let Some(what) = theirs.failed.as_ref().or(theirs.refused.as_ref()) {
+        return View::Failed(what.clone());
+    }
+    let (mut unread, mut other, mut first) = (0, 0, String::new());
+    for (path, expected) in &ours.listing {
+        let Some(found) = theirs.listing.get(path) else {
+            unread += 1;
+            continue;
+        };
+        if expected.get("contents").is_some() && found.get("contents").is_none() {
+            unread += 1;
+            continue;
+        }
+        let differs =
+            |field: &&str| expected.get(field).is_some() && expected.get(field) != found.get(field);
+        let fields = ["mode", "uid", "gid", "size", "atime", "mtime", "contents"];
+        if let Some(field) = fields.iter().find(|field| differs(field)) {
+            other += 1;
+            if first.is_empty() {
+                let (expected, found) = (expected.get(field), found.get(field));
+                first = format!(
+                    "{path}: {field} {}, ours {}",
+                    found.unwrap_or("nothing"),
+                    expected.unwrap_or("nothing")
+                );
+            }
+        }
+    }
+    match (unread, other) {
+        (0, 0) => View::Same,
+        _ => View::Differs { unread, other, first },
+    }
 }
 
 /// A copy, its journal played back by e2fsck where that is needed.
@@ -210,12 +289,12 @@ fn compare(image: &Path, outcome: &Outcome) -> Result<Verdict> {
 }
 
 /// Runs the reader in a process of its own, within bounds.
-fn read(image: &Path, journal: Option<&Path>, mode: &str) -> Result<Outcome> {
+fn read(image: &Path, journal: Option<&Path>, engine: &str, mode: &str) -> Result<Outcome> {
     let printed = tempfile::NamedTempFile::new()?;
     let complaints = tempfile::NamedTempFile::new()?;
     let started = Instant::now();
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["walk", mode])
+        .args(["walk", engine, mode])
         .arg(image)
         .args(journal)
         .stdin(Stdio::null())
@@ -257,14 +336,15 @@ fn read(image: &Path, journal: Option<&Path>, mode: &str) -> Result<Outcome> {
 /// All rows as a table in Markdown.
 pub(crate) fn table(rows: &[Row]) -> String {
     let mut table = format!(
-        "{}\n\n| image | verdict | warnings | peak MiB |\n| --- | --- | ---: | ---: |\n",
+        "{}\n\n| image | verdict | ext4-view | warnings | peak MiB |\n| --- | --- | --- | ---: | ---: |\n",
         summary(rows)
     );
     for row in rows {
         let verdict = row.verdict.to_string().replace('|', "\\|");
+        let view = row.view.to_string().replace('|', "\\|");
         let _ = writeln!(
             table,
-            "| {} | {verdict} | {} | {} |",
+            "| {} | {verdict} | {view} | {} | {} |",
             row.name,
             row.warnings,
             row.peak_kib.div_ceil(1024)
@@ -275,11 +355,13 @@ pub(crate) fn table(rows: &[Row]) -> String {
 
 /// How many of each.
 pub(crate) fn summary(rows: &[Row]) -> String {
+    let views = |is: fn(&View) -> bool| rows.iter().filter(|row| is(&row.view)).count();
     let count = |is: fn(&Verdict) -> bool| rows.iter().filter(|row| is(&row.verdict)).count();
     format!(
         "{} images: {} equal to debugfs, {} equal once the journal is ignored, {} damaged and read as far as they go, \
          {} refused, {} different, {} failed (a panic, more than {} s or more than {} MiB); the slowest took {} s, peak memory \
-         was {} MiB",
+         was {} MiB. ext4-view, given the same blocks, tells the same of all paths in {}, differs in {}, and refuses {} or \
+         fails on them",
         rows.len(),
         count(|verdict| matches!(verdict, Verdict::Equal(_))),
         count(|verdict| matches!(verdict, Verdict::EqualIgnoringJournal(..))),
@@ -292,5 +374,8 @@ pub(crate) fn summary(rows: &[Row]) -> String {
         // Rounded up, so that one run's words are the next one's.
         rows.iter().map(|row| row.time.as_secs() + 1).max().unwrap_or(0),
         rows.iter().map(|row| row.peak_kib.div_ceil(1024)).max().unwrap_or(0),
+        views(|view| matches!(view, View::Same)),
+        views(|view| matches!(view, View::Differs { .. })),
+        views(|view| matches!(view, View::Failed(_))),
     )
 }

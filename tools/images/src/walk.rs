@@ -8,6 +8,7 @@ use anyhow::Result;
 use snapbrowse::Error;
 use snapbrowse::block::ImageFile;
 use snapbrowse::fs::ext::{Ext, JournalMode, Options};
+use snapbrowse::fs::ext4_view::Ext4View;
 use snapbrowse::fs::{Attr, FileType, Filesystem, Ino, Timestamp};
 
 use crate::listing::{Contents, Entry, to_line};
@@ -16,12 +17,20 @@ use crate::listing::{Contents, Entry, to_line};
 const MAX_DEPTH: usize = 100;
 const READ: usize = 1 << 20;
 
+/// Which reader is under test.
+#[derive(Clone, Copy)]
+pub(crate) enum Engine {
+    Native,
+    Ext4View,
+}
+
 /// Walks `image`, with its journal on `journal_device` if there is one. Lines begin with `refused:`, `warning:`,
 /// `unreadable:` or `entry:`; the last one is `peak: KIB`.
 pub(crate) fn walk(
     image: &Path,
     journal_device: Option<&Path>,
     journal: JournalMode,
+    engine: Engine,
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -34,8 +43,21 @@ pub(crate) fn walk(
             }
             None => Ext::open(source, options).await,
         };
+        let opened = match (opened, engine) {
+            (Ok(ext), Engine::Native) => {
+                let summary = ext.summary();
+                for warning in summary.warnings.iter().chain(&summary.journal.warnings) {
+                    println!("warning: {warning}");
+                }
+                Ok(Arc::new(ext) as Arc<dyn Filesystem>)
+            }
+            (Ok(ext), Engine::Ext4View) => Ext4View::open(Arc::new(ext))
+                .await
+                .map(|view| Arc::new(view) as Arc<dyn Filesystem>),
+            (Err(error), _) => Err(error),
+        };
         match opened {
-            Ok(ext) => Walk { ext, seen: HashSet::new() }.run().await,
+            Ok(fs) => Walk { fs, seen: HashSet::new() }.run().await,
             Err(error) => println!("refused: {error}"),
         }
         anyhow::Ok(())
@@ -47,20 +69,16 @@ pub(crate) fn walk(
 }
 
 struct Walk {
-    ext: Ext,
+    fs: Arc<dyn Filesystem>,
     seen: HashSet<Ino>,
 }
 
 impl Walk {
     async fn run(mut self) {
-        let summary = self.ext.summary();
-        for warning in summary.warnings.iter().chain(&summary.journal.warnings) {
-            println!("warning: {warning}");
-        }
-        if let Err(error) = self.ext.statfs().await {
+        if let Err(error) = self.fs.statfs().await {
             println!("unreadable: statfs: {error}");
         }
-        let mut stack = vec![(self.ext.root(), String::new(), 0)];
+        let mut stack = vec![(self.fs.root(), String::new(), 0)];
         while let Some((ino, path, depth)) = stack.pop() {
             let is_dir = self.entry(ino, if path.is_empty() { "/" } else { &path }).await;
             if is_dir && depth < MAX_DEPTH && self.seen.insert(ino) {
@@ -78,7 +96,7 @@ impl Walk {
     ) {
         let mut cookie = 0;
         loop {
-            let batch = match self.ext.readdir(dir, cookie).await {
+            let batch = match self.fs.readdir(dir, cookie).await {
                 Ok(batch) => batch,
                 Err(error) => return println!("unreadable: {path}/: {error}"),
             };
@@ -89,7 +107,7 @@ impl Walk {
                 if entry.name == b"." || entry.name == b".." {
                     continue;
                 }
-                match self.ext.lookup(dir, &entry.name).await {
+                match self.fs.lookup(dir, &entry.name).await {
                     Ok(found) if found == entry.ino => {}
                     Ok(found) => {
                         println!("unreadable: {child}: listed as {}, found as {found}", entry.ino);
@@ -103,7 +121,7 @@ impl Walk {
 
     /// Prints one entry; whether it is a directory.
     async fn entry(&self, ino: Ino, path: &str) -> bool {
-        let attr = match self.ext.getattr(ino).await {
+        let attr = match self.fs.getattr(ino).await {
             Ok(attr) => attr,
             Err(error) => {
                 println!("unreadable: {path}: {error}");
@@ -113,7 +131,7 @@ impl Walk {
         let mut entry = entry_of(&attr);
         let contents = match attr.file_type {
             FileType::Regular => Some(self.contents(ino, attr.size).await),
-            FileType::Symlink => Some(self.ext.readlink(ino).await.map(|target| {
+            FileType::Symlink => Some(self.fs.readlink(ino).await.map(|target| {
                 let mut contents = Contents::default();
                 contents.add(0, &target);
                 contents.finish()
@@ -133,14 +151,14 @@ impl Walk {
     }
 
     async fn attributes(&self, ino: Ino) -> snapbrowse::Result<()> {
-        for name in self.ext.listxattr(ino).await? {
-            self.ext.getxattr(ino, &name).await?;
+        for name in self.fs.listxattr(ino).await? {
+            self.fs.getxattr(ino, &name).await?;
         }
         Ok(())
     }
 
     async fn contents(&self, ino: Ino, size: u64) -> Result<String, Error> {
-        let reader = self.ext.open(ino).await?;
+        let reader = self.fs.open(ino).await?;
         let mut contents = Contents::default();
         let mut offset = 0;
         while let Some(range) = reader.data_range(offset).await? {
