@@ -237,3 +237,45 @@ fn an_idle_target_is_revoked_after_its_logout() {
     mount.unmount();
     assert_eq!(san.called(), ["present", "revoke", "present", "revoke"]);
 }
+
+#[test]
+fn what_hooks_say_is_in_the_log_and_secrets_are_not_in_their_environment() {
+    if !can_run("what_hooks_say_is_in_the_log_and_secrets_are_not_in_their_environment", NEEDS) {
+        return;
+    }
+    let san = Hooked::new(User::Caller);
+    san.set("env >env; echo presenting it; printf 'half\\007 a line' >&2", "echo taking it back");
+    let mut command =
+        san.snapbrowse.command(["cat", "-v", "--present", &san.lun.url(), "/etc/hostname"]);
+    command.env("LIBISCSI_CHAP_USERNAME", "bob").env("LIBISCSI_CHAP_PASSWORD", "s3cret-word");
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    for line in
+        ["present hook: presenting it", "present hook: half  a line", "revoke hook: taking it back"]
+    {
+        assert!(said.contains(&format!("snapbrowse: {line}\n")), "{said}");
+    }
+    let environment = fs::read_to_string(san.home().join("env")).unwrap();
+    assert!(environment.contains("LIBISCSI_CHAP_USERNAME=bob"), "{environment}");
+    assert!(!environment.contains("s3cret") && !said.contains("s3cret"), "{environment}{said}");
+}
+
+#[test]
+fn where_the_list_hook_fails_the_others_are_listed_all_the_same() {
+    if !can_run("where_the_list_hook_fails_the_others_are_listed_all_the_same", NEEDS) {
+        return;
+    }
+    let san = Hooked::new(User::Caller);
+    san.snapbrowse.configure("[hooks]\nlist = ['sh', '-c', 'echo no licence >&2; exit 1']\n");
+    let dir = san.snapbrowse.new_directory();
+    let portal = format!("iscsi://{}", san.lun.server.portal());
+    let output = san.snapbrowse.output(["browse", &portal, dir.to_str().unwrap()]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("list hook sh: exit code 1: no licence"), "{said}");
+    let mount = FuseMount::found(&san.snapbrowse, dir.clone());
+    assert!(dir.join("iqn.2026-01.test:fuse/etc/hostname").exists());
+    let status = fs::read_to_string(dir.join(".snapbrowse/status")).unwrap();
+    assert!(status.contains("no licence"), "{status}");
+    mount.unmount();
+}
