@@ -1,6 +1,6 @@
 //! The directories above the file systems: targets, their volumes, aliases.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::fs::Ino;
@@ -40,6 +40,8 @@ pub(super) struct Node {
 pub(super) struct Tree {
     nodes: BTreeMap<NodeId, Node>,
     names: HashMap<(NodeId, String), NodeId>,
+    /// Each node behind its parent: a listing of one directory of a thousand must not look at all the others.
+    places: BTreeSet<(NodeId, NodeId)>,
     next: NodeId,
     /// The target behind each slot that is in use, and the node that shows the volume's root.
     slots: HashMap<u32, (Arc<Target>, Option<NodeId>)>,
@@ -52,6 +54,7 @@ impl Tree {
         Self {
             nodes: BTreeMap::from([(ROOT, root)]),
             names: HashMap::new(),
+            places: BTreeSet::new(),
             next: ROOT + 1,
             slots: HashMap::new(),
             next_slot: 1,
@@ -72,10 +75,8 @@ impl Tree {
         parent: NodeId,
         after: NodeId,
     ) -> impl Iterator<Item = (NodeId, &Node)> {
-        let nodes = self.nodes.range(after.saturating_add(1)..);
-        nodes
-            .filter(move |(id, node)| node.parent == parent && **id != ROOT)
-            .map(|(id, node)| (*id, node))
+        let places = self.places.range((parent, after.saturating_add(1))..=(parent, NodeId::MAX));
+        places.filter_map(|(_, id)| Some((*id, self.nodes.get(id)?)))
     }
 
     /// How many directories a directory holds.
@@ -93,6 +94,7 @@ impl Tree {
         let id = self.next;
         self.next = self.next.checked_add(1).expect("2^32 nodes do not fit into memory");
         self.names.insert((parent, name.to_owned()), id);
+        self.places.insert((parent, id));
         self.nodes.insert(id, Node { parent, name: name.to_owned(), kind });
         id
     }
@@ -101,6 +103,7 @@ impl Tree {
     pub(super) fn remove(&mut self, id: NodeId) {
         self.clear(id);
         if let Some(node) = self.nodes.remove(&id) {
+            self.places.remove(&(node.parent, id));
             self.names.remove(&(node.parent, node.name));
         }
     }

@@ -221,7 +221,7 @@ async fn exchange(
     loop {
         send(stream, request).await?;
         let choosing = login.is_choosing_algorithm();
-        let step = match receive(stream, inbox).await {
+        let step = match receive(stream, inbox, MAX_LOGIN_SEGMENT).await {
             Ok((Incoming::Login(response), segment)) => {
                 login.handle(response, &segment).map_err(LoginFailure::from)
             }
@@ -248,17 +248,18 @@ pub(super) async fn send(stream: &mut TcpStream, pdu: Outgoing) -> Result<(), Lo
     stream.write_all(&out).await.map_err(|error| lost(&error))
 }
 
-/// Receives a PDU of a phase without digests, whole.
+/// Receives a PDU of a phase without digests, whole, with at most `longest` bytes of data.
 pub(super) async fn receive(
     stream: &mut TcpStream,
     inbox: &mut BytesMut,
+    longest: usize,
 ) -> Result<(Incoming, Vec<u8>), LoginFailure> {
     loop {
         if let Some(bytes) = inbox.first_chunk::<BHS_LEN>() {
             let bhs = Bhs(*bytes);
             let (start, len) = (BHS_LEN + bhs.ahs_len(), bhs.data_len());
-            if len > MAX_LOGIN_SEGMENT {
-                let message = format!("login: the target sent a PDU with {len} bytes of text");
+            if len > longest {
+                let message = format!("the target sent a PDU with {len} bytes of text");
                 return Err(Error::new(ErrorKind::Protocol, message).into());
             }
             if inbox.len() >= start + len + padding(len) {

@@ -10,7 +10,7 @@ use super::connect::{
     Connection, LoginFailure, log_in_patiently, parse_target_address, random_isid, receive, send,
 };
 use super::pdu::{Digests, Incoming, LogoutReason, LogoutRequest, NO_TAG, Outgoing, TextRequest};
-use super::proto::{LoginTarget, TextAnswer, Window, pairs};
+use super::proto::{LoginTarget, MAX_RECV_DATA_SEGMENT, TextAnswer, Window, pairs};
 use super::{Config, DigestPolicy, Portal};
 
 /// The logout of a discovery session is a courtesy: nobody waits long for its answer.
@@ -113,6 +113,13 @@ struct Exchange {
 }
 
 impl Exchange {
+    /// After the login a target may send PDUs as long as we have declared (RFC 7143 section 13.12): with a thousand
+    /// targets it does.
+    async fn receive(&mut self) -> Result<(Incoming, Vec<u8>), LoginFailure> {
+        let longest = MAX_RECV_DATA_SEGMENT as usize;
+        receive(&mut self.stream, &mut self.inbox, longest).await
+    }
+
     /// The whole answer, over as many PDUs as the target takes.
     async fn send_targets(&mut self) -> Result<Vec<u8>, LoginFailure> {
         let mut answer = TextAnswer::default();
@@ -129,7 +136,7 @@ impl Exchange {
             };
             send(&mut self.stream, request.encode()).await?;
             let response = loop {
-                match receive(&mut self.stream, &mut self.inbox).await? {
+                match self.receive().await? {
                     (Incoming::Text(response), segment) if response.itt == ITT => {
                         answer.add(&segment)?;
                         break response;
@@ -158,7 +165,7 @@ impl Exchange {
         self.is_leaving = true;
         let request = self.logout_request();
         send(&mut self.stream, request).await?;
-        while !matches!(receive(&mut self.stream, &mut self.inbox).await?.0, Incoming::Logout(_)) {}
+        while !matches!(self.receive().await?.0, Incoming::Logout(_)) {}
         Ok(())
     }
 

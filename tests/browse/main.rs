@@ -5,5 +5,6 @@
 mod common;
 
 mod changes;
+mod many;
 mod san;
 mod tree;

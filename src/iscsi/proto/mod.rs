@@ -14,9 +14,9 @@ mod window;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use engine::{Command, Engine, Event, Fault, Limits, Payload};
-pub(crate) use keys::Negotiated;
 #[cfg(any(test, fuzzing))]
 pub(crate) use keys::Negotiation;
+pub(crate) use keys::{MAX_RECV_DATA_SEGMENT, Negotiated};
 pub(crate) use login::{Login, LoginStep, LoginTarget};
 pub(crate) use notices::Notices;
 pub(crate) use receiver::{Need, Receiver};

@@ -74,6 +74,47 @@ pub(crate) fn disk(directory: &Path, recipe: Recipe) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// An 8 GiB ext3 with the small files as a crash leaves it: copied while it was mounted. Needs root.
+pub(crate) fn crashed(directory: &Path) -> Result<PathBuf> {
+    let path = directory.join("ext3-crashed.img");
+    if path.exists() {
+        return Ok(path);
+    }
+    ensure!(rustix::process::geteuid().is_root(), "only root can make a crashed disk");
+    eprintln!("making {}", path.display());
+    let (live, unfinished) = (path.with_extension("live"), path.with_extension("new"));
+    let _ = fs::remove_file(&live);
+    let mut mke2fs = Command::new("mke2fs");
+    mke2fs.args(["-q", "-t", "ext3", "-d"]).arg(tree(directory)?.join("many")).arg(&live).arg("8G");
+    run(&mut mke2fs)?;
+    let mountpoint = tempfile::tempdir()?;
+    run(Command::new("mount").args(["-o", "loop"]).arg(&live).arg(mountpoint.path()))?;
+    let copied = write_and_copy(mountpoint.path(), &live, &unfinished);
+    run(Command::new("umount").arg(mountpoint.path()))?;
+    copied?;
+    fs::remove_file(live)?;
+    let header = Command::new("dumpe2fs").arg("-h").arg(&unfinished).output()?;
+    let header = String::from_utf8_lossy(&header.stdout).into_owned();
+    ensure!(header.contains("needs_recovery"), "the copy is clean");
+    fs::rename(unfinished, &path)?;
+    Ok(path)
+}
+
+/// Commits files to the journal, and copies the disk before they are written to their places.
+fn write_and_copy(mountpoint: &Path, live: &Path, copy: &Path) -> Result<()> {
+    for n in 0..200 {
+        fs::write(mountpoint.join(format!("new-{n}")), "written before the crash\n")?;
+    }
+    File::create(mountpoint.join("committed"))?.sync_all()?;
+    run(Command::new("cp").arg("--sparse=always").arg(live).arg(copy))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("{command:?}"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}
+
 fn deep_tree(directory: &Path) -> Result<PathBuf> {
     let tree = directory.join("small-tree");
     let file = tree.join(&DEEP[1..]);

@@ -1,6 +1,7 @@
 //! Measures Snapbrowse beside its peers: the same LUN, the same run, in turns. Prints a Markdown table of medians,
 //! ratios, and counts that do not depend on the machine.
 
+mod browse;
 mod empty;
 mod images;
 mod mounts;

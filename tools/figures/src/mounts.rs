@@ -45,11 +45,20 @@ impl Mounted {
 
     /// Our own, by an ordinary user.
     pub(crate) fn ours(binary: &Path, source: &str) -> Result<Self> {
+        Self::by_us(binary, "mount", source)
+    }
+
+    /// Our tree of all targets of a portal, by an ordinary user.
+    pub(crate) fn tree(binary: &Path, portal: &str) -> Result<Self> {
+        Self::by_us(binary, "browse", portal)
+    }
+
+    fn by_us(binary: &Path, command: &str, source: &str) -> Result<Self> {
         let mut mounted = Self::new()?;
         make_directory(&mounted.path())?;
-        let mut command = as_user(binary.to_str().context("a path in UTF-8")?);
-        command.args(["mount", "-f", "--initiator", INITIATOR, source]).arg(mounted.path());
-        mounted.daemons.push(Daemon::start(&mut command)?);
+        let mut program = as_user(binary.to_str().context("a path in UTF-8")?);
+        program.args([command, "-f", "--initiator", INITIATOR, source]).arg(mounted.path());
+        mounted.daemons.push(Daemon::start(&mut program)?);
         mounted.unmount.push(("fusermount3", mounted.path()));
         wait_until("our mount", || is_mounted(&mounted.path()))?;
         Ok(mounted)

@@ -40,6 +40,8 @@ const ROWS: &[(&str, Row)] = &[
     ("image-walk", Bench::image_walk),
     ("image-dd", Bench::image_dd),
     ("image-random", Bench::image_random),
+    ("browse-cd", Bench::browse_cd),
+    ("browse-1000", Bench::browse_thousand),
     ("iscsi-seq-1", |bench| bench.wire(Load::sequential(1))),
     ("iscsi-seq-16", |bench| bench.wire(Load::sequential(16))),
     ("iscsi-rand-1", |bench| bench.wire(Load::random(1))),

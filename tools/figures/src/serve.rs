@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::process::{Daemon, wait_until};
 
-const IQN: &str = "iqn.2026-01.org.snapbrowse:bench";
+pub(crate) const IQN: &str = "iqn.2026-01.org.snapbrowse:bench";
 
 /// Debian's tgtd with one LUN.
 pub(crate) struct Tgtd {
@@ -54,7 +54,11 @@ impl Tgtd {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("iscsi://127.0.0.1:{}/{IQN}/1", self.port)
+        format!("{}/{IQN}/1", self.portal())
+    }
+
+    pub(crate) fn portal(&self) -> String {
+        format!("iscsi://127.0.0.1:{}", self.port)
     }
 
     /// As qemu wants it.
@@ -81,16 +85,32 @@ pub(crate) struct Scripted {
 impl Scripted {
     /// Answers each command `latency` later.
     pub(crate) fn start(image: &Path, latency: Duration) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let lun = Lun::new(1, "0001".to_owned(), Disk::open(image)?);
-        let config = Config {
-            portals: vec!["127.0.0.1:0".parse()?],
-            targets: vec![Target::new(IQN).lun(lun)],
-            latency,
-            ..Config::default()
-        };
+        Self::with(vec![Target::new(IQN).lun(lun)], latency)
+    }
+
+    /// A portal with many small targets.
+    pub(crate) fn many(count: usize) -> Result<Self> {
+        let name = |n| Target::new(format!("{IQN}-volume-{n:04}-2026-11-20"));
+        Self::with((0..count).map(name).collect(), Duration::ZERO)
+    }
+
+    fn with(targets: Vec<Target>, latency: Duration) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let portals = vec!["127.0.0.1:0".parse()?];
+        let config = Config { portals, targets, latency, ..Config::default() };
         let server = runtime.block_on(Server::start(config))?;
         Ok(Self { runtime, server, seen: (0, 0) })
+    }
+
+    pub(crate) fn portal(&self) -> String {
+        format!("iscsi://{}", self.server.portals()[0])
+    }
+
+    /// Discovery sessions and logins to targets so far.
+    pub(crate) fn sessions(&self) -> (u64, u64) {
+        let stats = self.runtime.block_on(async { self.server.stats() });
+        (stats.discovery_sessions, stats.normal_sessions)
     }
 
     pub(crate) fn url(&self) -> String {

@@ -1,0 +1,97 @@
+//! A SAN with a thousand targets.
+
+use std::fs;
+
+use snapbrowse_target::{Config, Disk, Lun, Server, Target};
+
+use crate::common::{Need, Snapbrowse, can_run, crashed_disk};
+use crate::san::Tree;
+
+const NEEDS: &[Need] = &[Need::Fuse, Need::Program("fusermount3")];
+
+/// More than this is not spent on names.
+const MEMORY: u64 = 64 << 20;
+
+#[test]
+fn a_thousand_targets_cost_one_question_no_login_and_little_memory() {
+    if !can_run("a_thousand_targets_cost_one_question_no_login_and_little_memory", NEEDS) {
+        return;
+    }
+    let target = |n| Target::new(format!("iqn.2026-01.test.tgt:volume-{n:04}-2026-11-20"));
+    let targets = (0..1000).map(target).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let config = Config { targets, ..Config::default() };
+    let server = runtime.block_on(Server::start(config)).unwrap();
+    let portal = format!("iscsi://{}", server.portal());
+    let snapbrowse = Snapbrowse::new();
+    let tree = Tree::mount(&snapbrowse, &["--refresh", "1h", &portal]);
+    let listed = std::process::Command::new("ls").arg("-la").arg(tree.path()).output().unwrap();
+    assert!(listed.status.success(), "{listed:?}");
+    let names = String::from_utf8(listed.stdout).unwrap();
+    // A directory and a link each.
+    assert_eq!(
+        names.lines().filter(|line| line.starts_with('d') && line.contains("iqn.")).count(),
+        1000
+    );
+    assert_eq!(names.lines().filter(|line| line.starts_with('l')).count(), 1000);
+    assert_eq!(fs::read_dir(tree.path().join("by-volume")).unwrap().count(), 1000);
+    let stats = server.stats();
+    assert_eq!((stats.discovery_sessions, stats.normal_sessions), (1, 0));
+    let process = tree.process().as_raw_nonzero();
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak << 10 < MEMORY, "{peak} KiB");
+    tree.unmount();
+}
+
+#[test]
+fn names_that_targets_give_themselves_are_safe_and_lead_to_them() {
+    if !can_run("names_that_targets_give_themselves_are_safe_and_lead_to_them", NEEDS) {
+        return;
+    }
+    let long = "x".repeat(255);
+    // eui names have no readable part, so that what the target says of itself is the only one.
+    let aliases =
+        ["../..", "/etc/passwd", "two\nlines", "same", "same", ".", "", "\u{202e}gpj", &long];
+    let name = |n: usize| format!("eui.{n:016X}");
+    let disk = crashed_disk();
+    let target = |(n, alias): (usize, &&str)| {
+        let disk = Disk::open(disk.path().join("dirty-ext3.img")).unwrap();
+        Target::new(name(n)).alias(*alias).lun(Lun::new(0, format!("serial-{n}"), disk))
+    };
+    let targets = aliases.iter().enumerate().map(target).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let config = Config { targets, ..Config::default() };
+    let server = runtime.block_on(Server::start(config)).unwrap();
+    let portal = format!("iscsi://{}", server.portal());
+    let snapbrowse = Snapbrowse::new();
+    let tree = Tree::mount(&snapbrowse, &[&portal]);
+    // Targets tell their aliases when they are logged in to.
+    for n in 0..aliases.len() {
+        let hostname = tree.path().join(name(n)).join("etc/hostname");
+        assert_eq!(fs::read(hostname).unwrap(), b"srv1\n", "{n}");
+    }
+    let mut links = Vec::new();
+    for entry in fs::read_dir(tree.path()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_symlink() {
+            let target =
+                fs::read_link(entry.path()).unwrap().into_os_string().into_string().unwrap();
+            assert_eq!(fs::read(entry.path().join("etc/hostname")).unwrap(), b"srv1\n");
+            links.push((target, entry.file_name().into_string().unwrap()));
+        }
+    }
+    links.sort();
+    let of = |n: usize| -> Vec<&str> {
+        let found = links.iter().filter(|(target, _)| *target == name(n));
+        found.map(|(_, link)| link.as_str()).collect()
+    };
+    assert!(links.iter().all(|(_, link)| link.len() <= 255 && !link.contains(['/', '\n'])));
+    assert_eq!(of(1), ["_etc_passwd"]);
+    // Two that claim one name are told apart by their own.
+    assert!(of(3)[0].starts_with("same~") && of(4)[0].starts_with("same~") && of(3) != of(4));
+    assert!(of(5).is_empty() && of(6).is_empty(), "{links:?}");
+    assert!(!links.iter().any(|(_, link)| link.starts_with('.')), "{links:?}");
+    tree.unmount();
+}
