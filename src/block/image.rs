@@ -6,9 +6,10 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -21,6 +22,11 @@ const PREFETCH_MAX: u64 = 32 << 20;
 
 /// The page cache drops whole pages only; no page of any machine is smaller.
 const PAGE: u64 = 4096;
+
+/// Longer reads get memory that is used again: the allocator would ask the kernel for fresh pages each time.
+const LONG: usize = 64 << 10;
+/// How many such pieces of memory are kept.
+const SPARE: usize = 8;
 
 /// A local image file or block device, opened read-only.
 ///
@@ -38,6 +44,30 @@ struct Inner {
     block_size: u32,
     /// Cleared where the file system under the image knows no `RWF_NOWAIT`.
     nowait: AtomicBool,
+    spare: Mutex<Vec<Vec<u8>>>,
+}
+
+/// Memory of a long read, which goes back to `home` with the last use of the answer.
+struct Lent {
+    memory: Vec<u8>,
+    /// The answer in it, from a page on: the kernel takes it page by page when FUSE hands it on.
+    answer: Range<usize>,
+    home: Arc<Inner>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[self.answer.clone()]
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut spare = self.home.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE {
+            spare.push(std::mem::take(&mut self.memory));
+        }
+    }
 }
 
 impl ImageFile {
@@ -80,6 +110,7 @@ impl ImageFile {
                 len,
                 block_size,
                 nowait: AtomicBool::new(true),
+                spare: Mutex::default(),
             }),
         })
     }
@@ -87,21 +118,40 @@ impl ImageFile {
 
 impl Inner {
     /// Reads what the page cache holds; `None` where the disk would have to be asked.
-    fn read_cached(&self, offset: u64, len: usize) -> Option<Vec<u8>> {
+    fn read_cached(self: &Arc<Self>, offset: u64, len: usize) -> Option<Bytes> {
         if !self.nowait.load(Ordering::Relaxed) {
             return None;
         }
-        let mut buffer = vec![0; len];
-        let mut slices = [IoSliceMut::new(&mut buffer)];
+        if len < LONG {
+            let mut buffer = vec![0; len];
+            return self.fill_cached(offset, &mut buffer).then(|| Bytes::from(buffer));
+        }
+        let mut memory = {
+            let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+            spare.pop().unwrap_or_default()
+        };
+        let with_room = len.checked_add(PAGE as usize)?;
+        if memory.len() < with_room {
+            memory = vec![0; with_room];
+        }
+        let start = memory.as_ptr().addr().wrapping_neg() % PAGE as usize;
+        let mut lent = Lent { memory, answer: start..start + len, home: Arc::clone(self) };
+        let answer = &mut lent.memory[start..start + len];
+        self.fill_cached(offset, answer).then(|| Bytes::from_owner(lent))
+    }
+
+    /// Whether all of `buffer` could be filled without waiting.
+    fn fill_cached(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        let len = buffer.len();
+        let mut slices = [IoSliceMut::new(buffer)];
         match rustix::io::preadv2(&self.file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
-            Ok(n) if n == len => Some(buffer),
             // In part: the rest is on the disk, or the file has become shorter; the waiting read tells which.
-            Ok(_) => None,
+            Ok(n) => n == len,
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
                 self.nowait.store(false, Ordering::Relaxed);
-                None
+                false
             }
-            Err(_) => None,
+            Err(_) => false,
         }
     }
 
@@ -229,6 +279,22 @@ mod tests {
             if let Some(at_once) = image.try_read_at(offset as u64, len) {
                 assert_eq!(at_once.unwrap().into_bytes(), expected, "{len} at {offset}, at once");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn memory_that_is_used_again_holds_the_new_answer_only() {
+        let (_directory, path, bytes) = image(1 << 20);
+        let image = ImageFile::open(&path).unwrap();
+        let read = |offset: usize, len: usize| match image.try_read_at(offset as u64, len) {
+            Some(answer) => answer.unwrap().into_bytes(),
+            None => Bytes::copy_from_slice(&bytes[offset..offset + len]),
+        };
+        for (offset, len) in [(0, 512 << 10), (7, LONG), (300_000, 128 << 10), (5, LONG + 1)] {
+            let first = read(offset, len);
+            let second = read(offset + 1000, len);
+            assert_eq!(first, bytes[offset..offset + len], "{len} at {offset}");
+            assert_eq!(second, bytes[offset + 1000..offset + 1000 + len], "{len} after {offset}");
         }
     }
 

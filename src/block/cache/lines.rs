@@ -4,6 +4,7 @@
 //! stream cheap (two look-ups for a FUSE read of 128 KiB), and a line need not be full, so that one inode
 //! costs one block and not 64 KiB of the wire.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,6 +24,11 @@ const OVERHEAD: usize = 320;
 /// keeps what went through FUSE, and memory that is used again while it is warm costs far less than new pages; so
 /// this needs to hold the readahead of a few streams and no more.
 const LARGE_MAX: usize = 64 << 20;
+
+/// How many large lines are kept that a stream has read to their end: enough for requests that overtake each other by
+/// a megabyte. Memory that is used again so soon is still in the processor's caches, and is not where it was read
+/// sixty megabytes ago.
+const READ_OUT_MAX: usize = 32;
 
 /// Which of the two lists a line is in.
 ///
@@ -144,11 +150,13 @@ impl List {
 pub(super) struct Lines {
     small: List,
     large: List,
+    /// Large lines that were read to their end, the first of them in front; some may be gone.
+    read_out: VecDeque<Key>,
 }
 
 impl Lines {
     pub(super) fn new() -> Self {
-        Self { small: List::new(), large: List::new() }
+        Self { small: List::new(), large: List::new(), read_out: VecDeque::new() }
     }
 
     /// Memory in use, in bytes.
@@ -197,14 +205,15 @@ impl Lines {
 
     /// The line, and what its use means for it. The second small read takes it over to the small ones; a first one
     /// may be that of the block of pointers which streams by amid the data that it points at. A stream that has read
-    /// the line to its end will not come back, and its memory is still warm: it is the next to go.
+    /// the line to its end will not come back, and its memory is still warm: it is among the next to go.
     fn touch(&mut self, key: Key, class: Class, read_out: bool) -> Option<&Line> {
         if self.small.lines.promote(&key) {
             return self.small.lines.peek(&key);
         }
         if class == Class::Large {
-            if read_out {
+            if read_out && self.large.lines.contains(&key) {
                 self.large.lines.demote(&key);
+                self.read_out.push_back(key);
             }
             return self.large.lines.peek(&key);
         }
@@ -282,11 +291,18 @@ impl Lines {
         self.small.charge(&buffer);
     }
 
-    /// Evicts until at most `budget` bytes are in use, and of large reads [`LARGE_MAX`].
+    /// Evicts until at most `budget` bytes are in use, of large reads [`LARGE_MAX`], and of what streams have done
+    /// with [`READ_OUT_MAX`] lines.
     ///
     /// What streams through goes first, down to a quarter of the budget: so no stream, however long, evicts small
     /// reads, and no number of small reads leaves a stream without room for its readahead.
     pub(super) fn shrink_to(&mut self, budget: usize) {
+        while self.read_out.len() > READ_OUT_MAX {
+            let line = self.read_out.pop_front().and_then(|key| self.large.lines.pop(&key));
+            if let Some(line) = line {
+                self.large.release(line);
+            }
+        }
         while self.used() > budget || self.large.used > LARGE_MAX {
             let list = if self.large.used > budget / 4 || self.small.lines.is_empty() {
                 &mut self.large
@@ -497,6 +513,18 @@ mod tests {
             lines.insert(0, megabyte << 20, &answer(1 << 20), Class::Large);
             lines.shrink_to(budget);
         }
+    }
+
+    #[test]
+    fn what_a_stream_has_done_with_is_soon_free() {
+        let mut lines = Lines::new();
+        for megabyte in 0..100 {
+            lines.insert(0, megabyte << 20, &answer(1 << 20), Class::Large);
+            assert!(lines.get(0, megabyte << 20..(megabyte + 1) << 20).is_some());
+            lines.shrink_to(256 << 20);
+            assert!(lines.used() <= 4 << 20, "{} after {megabyte} MiB", lines.used());
+        }
+        assert!(lines.get(0, 99 << 20..100 << 20).is_some(), "the last of it is still there");
     }
 
     #[test]

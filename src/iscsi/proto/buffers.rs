@@ -2,10 +2,13 @@
 
 use std::collections::VecDeque;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 
 /// Shorter buffers are left to the allocator.
 const LONG: usize = 64 << 10;
+/// Long buffers begin at a page of memory: what is read at whole pages of the device is then copied page by page on its
+/// way through FUSE, where the kernel takes each page of ours by itself, and not in two halves each.
+const PAGE: usize = 4096;
 /// How many buffers are remembered: with reads of 1 MiB, 16 MiB at most stay behind when nobody reads.
 const REMEMBERED: usize = 16;
 
@@ -18,13 +21,20 @@ pub(super) struct Buffers {
 impl Buffers {
     /// An empty buffer with room for `len` bytes.
     pub(super) fn take(&mut self, len: usize) -> BytesMut {
-        if len >= LONG {
-            // Whoever got it first has most likely dropped it first.
-            if let Some(at) = self.given.iter_mut().position(|buffer| buffer.try_reclaim(len)) {
-                return self.given.remove(at).expect("the position was just found");
-            }
+        if len < LONG {
+            return BytesMut::with_capacity(len);
         }
-        BytesMut::with_capacity(len)
+        let with_room = len.saturating_add(PAGE);
+        // Whoever got it first has most likely dropped it first.
+        let free = self.given.iter_mut().position(|buffer| buffer.try_reclaim(with_room));
+        let mut buffer = match free {
+            Some(at) => self.given.remove(at).expect("the position was just found"),
+            None => BytesMut::with_capacity(with_room),
+        };
+        let before_page = buffer.as_ptr().addr().wrapping_neg() % PAGE;
+        buffer.resize(before_page, 0);
+        buffer.advance(before_page);
+        buffer
     }
 
     /// Gives the contents of a buffer away, and remembers it.
@@ -57,6 +67,19 @@ mod tests {
         drop(contents);
         let again = buffers.take(LONG);
         assert_eq!((again.as_ptr(), again.len()), (place, 0));
+    }
+
+    #[test]
+    fn long_buffers_begin_at_a_page_and_have_their_length_behind_it() {
+        let mut buffers = Buffers::default();
+        for len in [LONG, LONG + 1, 1 << 20, LONG + 512, LONG] {
+            let mut buffer = buffers.take(len);
+            let place = buffer.as_ptr();
+            assert_eq!((place.addr() % PAGE, buffer.len()), (0, 0));
+            buffer.resize(len, 7);
+            assert_eq!(buffer.as_ptr(), place, "it was moved to grow to {len}");
+            drop(buffers.give(buffer));
+        }
     }
 
     #[test]
