@@ -109,13 +109,13 @@ fn write_and_copy(mountpoint: &Path, live: &Path, copy: &Path) -> Result<()> {
     run(Command::new("cp").arg("--sparse=always").arg(live).arg(copy))
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("{command:?}"))?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())
 }
 
-fn deep_tree(directory: &Path) -> Result<PathBuf> {
+pub(crate) fn deep_tree(directory: &Path) -> Result<PathBuf> {
     let tree = directory.join("small-tree");
     let file = tree.join(&DEEP[1..]);
     fs::create_dir_all(file.parent().context("the file lies in a directory")?)?;

@@ -4,12 +4,14 @@
 mod browse;
 mod empty;
 mod images;
+mod more;
 mod mounts;
 mod process;
 mod random;
 mod report;
 mod rows;
 mod serve;
+mod shapes;
 mod wire;
 
 use std::path::PathBuf;
@@ -44,6 +46,9 @@ enum Helper {
     /// Reads 4 KiB at random places in 16 threads and prints how many per second
     #[command(hide = true)]
     ReadAtRandom { file: PathBuf, seconds: f64 },
+    /// The same by the library, from a file in an image
+    #[command(hide = true)]
+    ReadImage { image: PathBuf, file: String, seconds: f64 },
     /// Reads a LUN by the initiator alone and prints how many reads per second
     #[command(hide = true)]
     ReadLun {
@@ -59,6 +64,9 @@ fn main() -> Result<()> {
     match options.helper {
         Some(Helper::ServeEmpty { mountpoint }) => empty::serve(&mountpoint),
         Some(Helper::ReadAtRandom { file, seconds }) => random::read(&file, seconds),
+        Some(Helper::ReadImage { image, file, seconds }) => {
+            random::read_image(&image, &file, seconds)
+        }
         Some(Helper::ReadLun { url, seconds, load }) => wire::read(&url, load, seconds),
         None => {
             std::fs::create_dir_all(&options.disks)?;

@@ -33,6 +33,11 @@ impl Mounted {
         self.directory.path().join("files")
     }
 
+    /// The process that serves it, where it is one.
+    pub(crate) fn process(&self) -> Result<u32> {
+        Ok(self.daemons.first().context("no process serves it")?.id())
+    }
+
     /// What the serving processes have cost so far.
     pub(crate) fn cost(&self) -> Result<Cost> {
         let mut cost = Cost::default();

@@ -40,6 +40,14 @@ const ROWS: &[(&str, Row)] = &[
     ("image-walk", Bench::image_walk),
     ("image-dd", Bench::image_dd),
     ("image-random", Bench::image_random),
+    ("image-direct", Bench::image_random_directly),
+    ("image-extract", Bench::image_extract),
+    ("image-engine", Bench::engine),
+    ("crashed", |bench| bench.crashed(Duration::ZERO)),
+    ("crashed-5ms", |bench| bench.crashed(Duration::from_millis(5))),
+    ("scattered", Bench::scattered),
+    ("indirect", Bench::indirect),
+    ("idle", Bench::idle),
     ("browse-cd", Bench::browse_cd),
     ("browse-1000", Bench::browse_thousand),
     ("iscsi-seq-1", |bench| bench.wire(Load::sequential(1))),
@@ -64,7 +72,7 @@ impl Bench {
         Ok(())
     }
 
-    fn ours(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn ours(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(arguments).stdout(Stdio::null());
         command
@@ -101,7 +109,6 @@ impl Bench {
         let mut line = Line::new("`dd bs=1M` of it, FUSE, cold, by an ordinary user", "MB/s");
         let (mut costs, mut whole, mut empty) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.runs {
-            let target = cpu_time(tgtd.daemon.id())?;
             let mounted = Mounted::ours(&self.binary, &tgtd.url())?;
             let cost = dd(as_user("dd"), &mounted.path().join("big.bin"))?;
             line.add("dd", rate(BIG, cost.wall));
@@ -115,7 +122,6 @@ impl Bench {
             drop(mounted);
 
             // What the cores allow: the wire's part by iscsi-perf, the kernel's by a server with nothing to do.
-            let _ = target;
             let before = cpu_time(tgtd.daemon.id())?;
             let (figure, peer) = iscsi_perf(&tgtd, &["-m", "8", "-b", "2048"])?;
             let gigabytes = figure * 1.048_576e-3 * peer.wall.as_secs_f64();

@@ -7,10 +7,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::images::{Noise, deep_tree};
+use crate::images::{Noise, deep_tree, run};
 
 /// The block size of all of them.
 const BLOCK: u64 = 4096;
@@ -82,7 +82,8 @@ pub(crate) fn shaped(directory: &Path, shape: Shape) -> Result<PathBuf> {
     run(Command::new("mount").args(["-o", &options]).arg(&unfinished).arg(mount.path()))?;
     let filled = (shape.fill)(mount.path()).and_then(|()| {
         if shape.crash {
-            let copy = Command::new("cp").arg("--sparse=always").arg(&unfinished).arg(&path).status();
+            let copy =
+                Command::new("cp").arg("--sparse=always").arg(&unfinished).arg(&path).status();
             ensure!(copy?.success(), "cp failed");
         }
         Ok(())
@@ -94,12 +95,6 @@ pub(crate) fn shaped(directory: &Path, shape: Shape) -> Result<PathBuf> {
         false => fs::rename(unfinished, &path)?,
     }
     Ok(path)
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("{command:?}"))?;
-    ensure!(status.success(), "{command:?}: {status}");
-    Ok(())
 }
 
 /// Several transactions, each ended by the fsync of a file: `sync` would write everything to its place too.
