@@ -211,9 +211,8 @@ impl Lines {
             return self.small.lines.peek(&key);
         }
         if class == Class::Large {
-            if read_out && self.large.lines.contains(&key) {
-                self.large.lines.demote(&key);
-                self.read_out.push_back(key);
+            if read_out {
+                self.pass(key);
             }
             return self.large.lines.peek(&key);
         }
@@ -229,6 +228,25 @@ impl Lines {
         }
         self.large.release(line);
         self.small.lines.peek(&key)
+    }
+
+    /// A stream has read `range` while it was coming in.
+    pub(super) fn stream_past(&mut self, device: u32, range: Range<u64>) {
+        if Class::of(range.end - range.start) == Class::Large {
+            for (line, part) in split(range) {
+                if part.end as u64 == LINE {
+                    self.pass((device, line));
+                }
+            }
+        }
+    }
+
+    /// Makes a large line that was read to its end one of the next to go.
+    fn pass(&mut self, key: Key) {
+        if self.large.lines.contains(&key) {
+            self.large.lines.demote(&key);
+            self.read_out.push_back(key);
+        }
     }
 
     /// Parts of `range` that are not here, in order; parts that touch are one.

@@ -342,7 +342,7 @@ impl BlockSource for Cache {
             check_range(self.len(), offset, len)?;
             let range = offset..offset + len as u64;
             let mut answer = Segments::new();
-            for (_, part) in self.device.gather(range) {
+            for (_, part) in self.device.gather(range.clone()) {
                 match part {
                     Part::Here(here) => answer.append(here),
                     Part::Coming(flight, range) => {
@@ -350,6 +350,10 @@ impl BlockSource for Cache {
                     }
                 }
             }
+            let mut state = self.device.shared.lock();
+            state.lines.stream_past(self.device.number, range);
+            state.make_room(self.device.shared.budget);
+            drop(state);
             if answer.len() != len {
                 let have = answer.len();
                 return Err(Error::new(

@@ -502,3 +502,18 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test]
+async fn a_stream_that_always_waits_holds_little_memory() {
+    let pool = CachePool::new(256 * MIB);
+    let cache = pool.cache(Source::new(48 * MIB));
+    for megabyte in 0..48 {
+        let offset = (megabyte * MIB) as u64;
+        let answer = cache.read_at(offset, MIB).await.unwrap().into_bytes();
+        assert_eq!(answer[..100], expected(offset, 100));
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.hits, stats.fetches), (0, 48));
+    assert!(stats.used <= 4 * MIB, "{}", stats.used);
+    assert!(cache.try_read_at(47 * MIB as u64, MIB).is_some(), "the last of it is still there");
+}
