@@ -156,8 +156,8 @@ pub(crate) struct GlobalArgs {
     #[arg(long, global = true, value_parser = units::duration, value_name = "TIME", help_heading = "Login")]
     pub(crate) timeout: Option<Duration>,
     /// The most portals of a target to read through at the same time; 1: the others are a fall-back only [default: 8]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Login")]
-    pub(crate) paths: Option<u16>,
+    #[arg(long = "paths", global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Login")]
+    pub(crate) max_paths: Option<u16>,
 
     /// Have the hooks of the configuration present the snapshot first, and revoke it at the end (mount and browse
     /// always do)

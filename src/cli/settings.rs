@@ -109,7 +109,7 @@ impl Settings {
             engine: flags.engine.unwrap_or_default(),
             cache,
             timeout,
-            paths: flags.paths.or(config.paths),
+            paths: flags.max_paths.or(config.paths),
             present: flags.present,
             json: flags.json,
             quiet: flags.quiet,

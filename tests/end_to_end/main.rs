@@ -6,6 +6,7 @@ mod common;
 
 mod faithful;
 mod ordinary_user;
+mod paths;
 mod refusals;
 mod unprivileged;
 mod wire;
