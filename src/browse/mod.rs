@@ -113,12 +113,16 @@ impl Browse {
         let mut ticks = tokio::time::interval(tick);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut refreshed = Instant::now();
+        let mut refreshing = tokio::spawn(async {});
         loop {
             ticks.tick().await;
             let Some(shared) = shared.upgrade() else { return };
             shared.log_out_idle().await;
-            if refreshed.elapsed() >= refresh {
-                shared.refresh().await;
+            if refreshed.elapsed() >= refresh && refreshing.is_finished() {
+                // Aside: a portal that is slow must not keep idle targets logged in.
+                refreshing = tokio::spawn(async move {
+                    shared.refresh().await;
+                });
                 refreshed = Instant::now();
             }
         }

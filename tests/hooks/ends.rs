@@ -279,3 +279,27 @@ fn where_the_list_hook_fails_the_others_are_listed_all_the_same() {
     assert!(status.contains("no licence"), "{status}");
     mount.unmount();
 }
+
+#[test]
+fn a_list_hook_that_hangs_keeps_no_idle_target_logged_in() {
+    if !can_run("a_list_hook_that_hangs_keeps_no_idle_target_logged_in", NEEDS) {
+        return;
+    }
+    let san = Hooked::new(User::Caller);
+    let home = san.home();
+    let table = fs::read_to_string(home.join(".config/snapbrowse/config.toml")).unwrap();
+    let list = "cd \"$0\"; [ -e once ] || exec touch once; touch again; exec sleep 1000";
+    san.snapbrowse.configure(&format!(
+        "{table}list = ['sh', '-c', '''{list}''', '{}']\ntimeout = '10m'",
+        home.display()
+    ));
+    let dir = san.snapbrowse.new_directory();
+    let portal = format!("iscsi://{}", san.lun.server.portal());
+    let options = ["browse", "--idle", "200ms", "--refresh", "1s", &portal, dir.to_str().unwrap()];
+    san.snapbrowse.run(options);
+    let mount = FuseMount::found(&san.snapbrowse, dir.clone());
+    wait_until("the second list", || home.join("again").exists());
+    fs::read(dir.join("iqn.2026-01.test:fuse/etc/hostname")).unwrap();
+    san.wait_until_called(&["present", "revoke"]);
+    mount.unmount();
+}
