@@ -196,22 +196,79 @@ pub(super) fn is_safe(name: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn alias(target: &str) -> String {
+        Aliases::default().of(target).unwrap()
+    }
+
     #[test]
-    fn vendors_names_are_told_apart() {
-        let aliases = Aliases::default();
-        for (target, alias) in [
+    fn equallogic_names_end_with_the_volumes() {
+        for (target, name) in [
             (
                 "iqn.2001-05.com.equallogic:0-8a0906-83bcb3401-16e0002fd0a46f3d-home-2026-11-20-10:00:01.7",
                 "home-2026-11-20-10:00:01.7",
             ),
-            ("iqn.2000-01.com.synology:NAS.Target-1.8b1e2f", "NAS.Target-1"),
-            ("iqn.2005-10.org.freenas.ctl:web", "web"),
-            ("iqn.2003-01.org.linux-iscsi.storage.x8664:sn.d5b5d9c3b4c1", "storage-d5b5d9c3b4c1"),
-            ("iqn.2026-01.test:a/../b", "a_.._b"),
+            ("iqn.2001-05.com.equallogic:4-52aed6-f1e3d5a17-8c800000d7c5f2a1-sql-data", "sql-data"),
         ] {
-            assert_eq!(aliases.of(target).as_deref(), Some(alias), "{target}");
+            assert_eq!(alias(target), name, "{target}");
         }
-        assert_eq!(aliases.of("eui.02004567A425678D"), None);
+        // Too few parts to have a volume's name.
+        assert_eq!(Aliases::default().of("iqn.2001-05.com.equallogic:0-8a0906"), None);
+    }
+
+    #[test]
+    fn synology_names_end_with_a_serial_number() {
+        for (target, name) in [
+            ("iqn.2000-01.com.synology:NAS.Target-1.8b1e2f", "NAS.Target-1"),
+            ("iqn.2000-01.com.synology:backup.home.1a2b3c4d5e", "backup.home"),
+            ("iqn.2000-01.com.synology:nas.default-target", "nas.default-target"),
+        ] {
+            assert_eq!(alias(target), name, "{target}");
+        }
+    }
+
+    #[test]
+    fn truenas_and_tgt_names_are_what_the_administrator_chose() {
+        for (target, name) in [
+            ("iqn.2005-10.org.freenas.ctl:web", "web"),
+            ("iqn.2005-10.org.freenas.ctl:tank-home-auto-2026-11-20", "tank-home-auto-2026-11-20"),
+            ("iqn.2001-04.com.example:storage.disk1.sys1.xyz", "storage.disk1.sys1.xyz"),
+        ] {
+            assert_eq!(alias(target), name, "{target}");
+        }
+    }
+
+    #[test]
+    fn lio_names_have_the_host_before_and_a_serial_number_behind() {
+        let target = "iqn.2003-01.org.linux-iscsi.storage.x8664:sn.d5b5d9c3b4c1";
+        assert_eq!(alias(target), "storage-d5b5d9c3b4c1");
+    }
+
+    #[test]
+    fn a_name_has_no_meaning_in_a_path() {
+        assert_eq!(alias("iqn.2026-01.test:a/../b"), "a_.._b");
+        assert_eq!(Aliases::default().of("eui.02004567A425678D"), None);
+        for none in ["..", ".", "...", ""] {
+            assert_eq!(Aliases::default().of(&format!("iqn.2026-01.test:{none}")), None);
+        }
+    }
+
+    #[test]
+    fn snapshots_of_a_volume_are_in_order_of_time() {
+        let date = |day: u8| format!("iqn.2026-01.test:home-2026-11-{day:02}");
+        let targets = [date(20), date(3), date(11)];
+        let names = Aliases::default().names(targets.iter().map(String::as_str));
+        let dates: Vec<&str> =
+            names.iter().filter_map(|(name, _)| Some(split_date(name)?.1)).collect();
+        assert_eq!(dates, ["2026-11-03", "2026-11-11", "2026-11-20"]);
+    }
+
+    #[test]
+    fn two_targets_that_claim_a_name_keep_theirs_whoever_else_is_there() {
+        let [one, two] = ["iqn.2026-01.test.a:home", "iqn.2026-01.test.b:home"];
+        let names = |targets: &[&str]| Aliases::default().names(targets.iter().copied());
+        let both = names(&[one, two]);
+        assert!(both.iter().all(|(name, _)| name.starts_with("home~")) && both[0].0 != both[1].0);
+        assert_eq!(both, names(&[two, one]));
     }
 
     #[test]
