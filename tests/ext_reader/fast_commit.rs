@@ -3,11 +3,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, XattrFlags};
+use snapbrowse::ErrorKind;
+use snapbrowse::fs::Filesystem as _;
 use snapbrowse::fs::ext::{JournalReport, Options};
 
 use crate::common::{Aspects, Entry, KernelMount, Manifest, Need, can_run, copy_image, run};
@@ -480,7 +483,16 @@ fn what_the_kernel_does_not_mount_reads_as_it_was() {
         return;
     }
     type Operation = fn(&Path) -> Option<File>;
-    let operations: [(&str, Operation); 2] = [
+    let operations: [(&str, Operation); 3] = [
+        ("a new directory that has an index", |root| {
+            fs::create_dir(root.join("new")).unwrap();
+            for index in 0..60 {
+                File::create(root.join(format!("new/{index}-{}", "n".repeat(40)))).unwrap();
+            }
+            put(&root.join("new/in"), 2, 500);
+            sync(&root.join("new/in"));
+            None
+        }),
         ("an open file without a name", |root| {
             let file = writer(&root.join("d/old"));
             fs::remove_file(root.join("d/old")).unwrap();
@@ -511,6 +523,82 @@ fn what_the_kernel_does_not_mount_reads_as_it_was() {
             assert_as_replayed(&kernel, &found, what);
         }
     }
+}
+
+/// The record of the name comes before that of the inode, which the disk knows nothing of.
+#[test]
+fn the_name_of_a_file_that_had_none_is_lost_with_a_warning() {
+    let test = "the_name_of_a_file_that_had_none_is_lost_with_a_warning";
+    if !ready(test) {
+        return;
+    }
+    let live = Live::new(&[], one_file);
+    let dir = File::open(live.path().join("d")).unwrap();
+    let flags = OFlags::TMPFILE | OFlags::WRONLY;
+    let file = rustix::fs::openat(&dir, ".", flags, Mode::from_raw_mode(0o600)).unwrap();
+    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, open, &dir, "named", AtFlags::SYMLINK_FOLLOW).unwrap();
+    rustix::fs::fsync(&file).unwrap();
+    let crashed = live.crash();
+    let (found, report) = crashed.read();
+    println!("{report:?}");
+    let kernel = crashed.witness();
+    let there = |manifest: &Manifest| manifest.0.contains_key(&b"./d/named"[..]);
+    assert_eq!(there(&found), kernel.as_ref().is_some_and(there));
+    if report.fast_commits > 0 && !there(&found) {
+        assert!(report.warnings[0].contains("the name \"named\""), "{report:?}");
+    }
+}
+
+#[test]
+fn fast_commits_are_not_shown_to_another_reader() {
+    if !ready("fast_commits_are_not_shown_to_another_reader") {
+        return;
+    }
+    let live = Live::new(&[], one_file);
+    let recovered = |crashed: &Crashed| {
+        wait(async {
+            let fs = open(&crashed.image, 0, Options::default()).await.unwrap();
+            fs.recovered().err().map(|error| error.kind())
+        })
+    };
+    assert_eq!(recovered(&live.crash()), None);
+    put(&live.path().join("d/new"), 2, 5000);
+    sync(&live.path().join("d/new"));
+    assert_eq!(recovered(&live.crash()), Some(ErrorKind::Unsupported));
+}
+
+#[test]
+fn a_copy_in_the_log_that_is_damaged_is_a_failure_of_the_journal() {
+    if !ready("a_copy_in_the_log_that_is_damaged_is_a_failure_of_the_journal") {
+        return;
+    }
+    let live = Live::new(&[], one_file);
+    let crashed = live.crash();
+    let damage = || {
+        wait(async {
+            let fs = open(&crashed.image, 0, Options::default()).await.unwrap();
+            fs.check_journal().await.unwrap()
+        })
+    };
+    assert!(damage().is_empty());
+    // Of a block that has several copies the last one counts: the one behind the last descriptor is among those.
+    let bytes = fs::read(&crashed.image).unwrap();
+    let descriptor = [0xC0, 0x3B, 0x39, 0x98, 0, 0, 0, 1];
+    let starts = |block: &u32| {
+        let at = usize::try_from(log_block(&crashed.image, *block)).unwrap();
+        bytes[at..].starts_with(&descriptor)
+    };
+    let copy = (1..50).rfind(starts).unwrap() + 1;
+    let at = log_block(&crashed.image, copy) + 1000;
+    let image = OpenOptions::new().read(true).write(true).open(&crashed.image).unwrap();
+    let mut byte = [0];
+    image.read_exact_at(&mut byte, at).unwrap();
+    image.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    let found = damage();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].kind(), ErrorKind::BadChecksum);
+    assert!(found[0].message().contains(&format!("in log block {copy} ")), "{}", found[0]);
 }
 
 #[test]
@@ -555,9 +643,14 @@ fn a_torn_fast_commit_and_all_after_it_are_left_out() {
     }
 }
 
-/// Where the fast-commit area begins in an image: the journal lies in one piece there.
+/// Where the fast-commit area begins in an image.
 fn fast_commit_area(image: &Path) -> u64 {
-    let file = image.to_str().unwrap();
-    let told = String::from_utf8(run("debugfs", &["-R", "bmap <8> 8193", file])).unwrap();
-    told.trim().parse::<u64>().unwrap() * 1024
+    log_block(image, 8193)
+}
+
+/// Where a block of the log lies in an image.
+fn log_block(image: &Path, block: u32) -> u64 {
+    let request = format!("bmap <8> {block}");
+    let told = run("debugfs", &["-R", &request, image.to_str().unwrap()]);
+    String::from_utf8(told).unwrap().trim().parse::<u64>().unwrap() * 1024
 }
