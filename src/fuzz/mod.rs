@@ -4,19 +4,15 @@
 mod device;
 mod input;
 
-use tokio::runtime::{Builder, Runtime};
-
 pub(crate) use device::{Device, PIECE};
 pub(crate) use input::Input;
 
-/// Waits for what never has to: all devices of the harnesses lie in memory.
+/// Waits for what never has to: all devices of the harnesses lie in memory. Tasks that are still under way end with it.
 pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
-    thread_local! {
-        static RUNTIME: Runtime = Builder::new_current_thread()
-            .build()
-            .expect("a runtime without drivers needs nothing from the system");
-    }
-    RUNTIME.with(|runtime| runtime.block_on(future))
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime without drivers needs nothing from the system")
+        .block_on(future)
 }
 
 /// Gives all seeds of a target to its harness.

@@ -86,7 +86,12 @@ async fn walk(fs: &Ext) {
         attributes(fs, ino).await;
         let Ok(attr) = fs.getattr(ino).await else { continue };
         let _ = match attr.file_type {
-            FileType::Directory if seen.insert(ino) => list(fs, ino, &mut pending).await,
+            FileType::Directory if seen.insert(ino) => {
+                let listed = list(fs, ino, &mut pending).await;
+                // What the reader does ahead has its turn.
+                tokio::task::yield_now().await;
+                listed
+            }
             FileType::Regular => read(fs, &attr).await,
             FileType::Symlink => fs.readlink(ino).await.map(|target| {
                 assert!(!target.is_empty() && !target.contains(&0) && target.len() < 65536);

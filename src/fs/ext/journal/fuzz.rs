@@ -62,7 +62,7 @@ pub fn journal(bytes: &[u8]) {
         Err(error) if damaged => return drop(error.to_string()),
         Err(error) => panic!("{error}"),
     };
-    let found = read_in_pieces(&*recovered.source);
+    let found = wait(read_in_pieces(&*recovered.source));
     if !damaged {
         for block in 0..HOME {
             let expected = played.committed.get(&block).cloned().unwrap_or_else(|| home(block));
@@ -134,14 +134,15 @@ impl Played {
 }
 
 /// All bytes, read in several ways that must agree.
-fn read_in_pieces(source: &dyn BlockSource) -> Vec<u8> {
+async fn read_in_pieces(source: &dyn BlockSource) -> Vec<u8> {
     let len = source.len() as usize;
-    let read = |at: usize, len: usize| {
-        let waited = wait(source.read_at(at as u64, len)).expect("it lies on the device");
-        waited.into_bytes()
-    };
-    let by_block: Vec<_> = (0..len).step_by(BLOCK).flat_map(|at| read(at, BLOCK)).collect();
-    assert!(read(0, len)[..] == by_block, "all at once");
+    let mut by_block = Vec::with_capacity(len);
+    for at in (0..len).step_by(BLOCK) {
+        let block = source.read_at(at as u64, BLOCK).await.expect("it lies on the device");
+        by_block.extend_from_slice(&block.into_bytes());
+    }
+    let whole = source.read_at(0, len).await.expect("it lies on the device");
+    assert!(whole.into_bytes()[..] == by_block, "all at once");
     for at in (0..len).step_by(1500) {
         let piece = source.try_read_at(at as u64, 1500.min(len - at)).expect("it is in memory");
         let piece = piece.expect("it lies on the device").into_bytes();
