@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Tgtd, disk, pattern};
+use common::{Log, Tgtd, disk, pattern};
 use futures_util::StreamExt as _;
 use snapbrowse::ErrorKind;
 use snapbrowse::block::BlockSource as _;
@@ -142,6 +142,7 @@ async fn two_sessions_of_one_initiator_live_side_by_side() {
 #[tokio::test]
 async fn a_cut_connection_loses_no_read() {
     let dir = tempfile::tempdir().unwrap();
+    let (log, _guard) = Log::start();
     let contents = pattern(32 << 20, 5);
     let mut tgtd = Tgtd::start();
     let target = tgtd.add_target("disk");
@@ -154,12 +155,17 @@ async fn a_cut_connection_loses_no_read() {
         let lun = lun.clone();
         reads.spawn(async move { (offset, lun.read_at(offset as u64, 4 << 20).await) });
     }
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    tgtd.cut_connections(&target);
+    let mut whole = 0;
     while let Some(read) = reads.join_next().await {
+        if whole == 0 {
+            tgtd.cut_connections(&target);
+        }
         let (offset, read) = read.unwrap();
         assert!(read.unwrap().into_bytes() == contents[offset..offset + (4 << 20)], "{offset}");
+        whole += 1;
     }
+    assert_eq!(whole, 8);
+    log.says("connected again").await;
 }
 
 #[tokio::test]
@@ -229,25 +235,31 @@ async fn ipv6() {
 }
 
 #[tokio::test]
-async fn a_target_that_restarts_loses_no_read() {
+async fn a_target_that_is_down_for_six_seconds_loses_no_read() {
     let dir = tempfile::tempdir().unwrap();
-    let contents = pattern(8 << 20, 9);
+    let (log, _guard) = Log::start();
+    let contents = pattern(32 << 20, 9);
     let file = disk(dir.path(), "a", &contents);
     let mut tgtd = Tgtd::start();
     let target = tgtd.add_target("disk");
     tgtd.add_lun(&target, 1, &file);
     let session = Session::login(&portal(&tgtd), &target.iqn, &config()).await.unwrap();
     let lun = session.open_lun(None).await.unwrap();
-    lun.read_at(0, 4096).await.unwrap();
-    tgtd.kill();
-    let back = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+    let (part, rest) = (1 << 20, contents.len() - (1 << 20));
+    let (first, second) = (lun.read_at(0, part), lun.read_at(part as u64, rest));
+    let down = async {
+        // In mid-read: the rest is still under way.
+        let first = first.await.unwrap().into_bytes();
+        tgtd.kill();
+        tokio::time::sleep(Duration::from_secs(6)).await;
         tgtd.restart();
         let target = tgtd.add_target("disk");
         tgtd.add_lun(&target, 1, &file);
+        first
     };
-    let (read, ()) = tokio::join!(lun.read_at(0, contents.len()), back);
-    assert!(read.unwrap().into_bytes() == contents);
+    let (first, second) = tokio::join!(down, second);
+    assert!([first, second.unwrap().into_bytes()].concat() == contents);
+    log.says("connected again").await;
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ async fn a_target_that_is_down_for_a_while() {
     let (session, lun) = rig.open().await;
     rig.server.stop_portal(0, Close::Reset).await;
     let back = async {
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        rig.logged("connection refused").await;
         rig.server.start_portal(0).await.unwrap();
     };
     let (digest, ()) = tokio::join!(rig.read_all(&lun), back);

@@ -8,6 +8,9 @@ mod connection;
 mod data;
 mod discovery;
 mod load;
+#[path = "../common/log.rs"]
+#[allow(unreachable_pub, reason = "other test binaries share it")]
+mod log;
 mod login;
 mod paths;
 mod rig;

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -12,9 +11,9 @@ use snapbrowse::iscsi::{Config, Lun, Portal, Session};
 use snapbrowse::{Error, Result};
 use snapbrowse_target as target;
 use snapbrowse_target::{Disk, Fault, On, Rule, Server, Stats, Target};
-use tracing::field::{Field, Visit};
 use tracing::subscriber::DefaultGuard;
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+
+use crate::log::Log;
 
 pub(crate) const IQN: &str = "iqn.2026-01.test.snapbrowse:disk";
 pub(crate) const INITIATOR: &str = "iqn.2026-01.test.snapbrowse:reader";
@@ -43,10 +42,7 @@ impl Rig {
     }
 
     pub(crate) async fn with(config: target::Config) -> Self {
-        let log = Log::default();
-        let subscriber = tracing_subscriber::registry().with(log.clone());
-        // The runtimes of these tests have one thread each, so every task logs here.
-        let guard = tracing::subscriber::set_default(subscriber);
+        let (log, guard) = Log::start();
         let server = Server::start(config).await.unwrap();
         Self { server, config: reader_config(), log, _guard: guard }
     }
@@ -114,6 +110,11 @@ impl Rig {
         error
     }
 
+    /// Waits until the log says this, at any level.
+    pub(crate) async fn logged(&self, part: &str) {
+        self.bounded(self.log.says(part)).await;
+    }
+
     /// The log so far, from INFO up.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lines()
@@ -152,30 +153,4 @@ fn hex(bytes: &[u8]) -> String {
         write!(text, "{byte:02x}").unwrap();
         text
     })
-}
-
-/// Keeps the lines of a log.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
-
-impl Log {
-    fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
-}
-
-impl<S: tracing::Subscriber> Layer<S> for Log {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        struct Message(String);
-        impl Visit for Message {
-            fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-                write!(self.0, " {}={value:?}", field.name()).unwrap();
-            }
-        }
-        if *event.metadata().level() <= tracing::Level::INFO {
-            let mut message = Message(event.metadata().level().to_string());
-            event.record(&mut message);
-            self.0.lock().unwrap().push(message.0);
-        }
-    }
 }

@@ -128,7 +128,7 @@ async fn a_lun_that_is_gone_while_it_moves_is_waited_for() {
     rig.server.send_async(AsyncMessage::LogoutRequest(1));
     rig.server.lun(0, 1).vanish();
     let back = async {
-        tokio::time::sleep(SECOND).await;
+        rig.logged(", again").await;
         rig.server.lun(0, 1).appear();
     };
     let (digest, ()) = tokio::join!(rig.read_all(&lun), back);

@@ -93,6 +93,11 @@ impl Negotiation {
         }
     }
 
+    /// Whether it is the negotiation of a discovery session, where most keys mean nothing.
+    pub(crate) fn is_discovery(&self) -> bool {
+        self.discovery
+    }
+
     /// What has been agreed in the end.
     ///
     /// # Errors

@@ -319,7 +319,9 @@ impl<'a> Login<'a> {
         if !response.transit {
             return Ok(LoginStep::Send(self.request(text, Some(Stage::FullFeature))));
         }
-        if response.next != Some(Stage::FullFeature) || !text.is_empty() {
+        // Some targets send the keys of normal sessions with the end of a discovery login too; nothing hangs on those.
+        let open = !text.is_empty() && !self.negotiation.is_discovery();
+        if response.next != Some(Stage::FullFeature) || open {
             return Err(protocol("the target ended the negotiation while keys were open"));
         }
         self.tsih = response.tsih;

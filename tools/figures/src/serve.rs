@@ -26,7 +26,7 @@ impl Tgtd {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let daemon = Daemon::start(
             Command::new("tgtd")
-                .args(["-f", "-C", &control(port), "--iscsi", &format!("portal=127.0.0.1:{port}")])
+                .args(["-f", "-C", "24", "--iscsi", &format!("portal=127.0.0.1:{port}")])
                 .env("TGT_IPC_SOCKET", directory.path().join("socket"))
                 .stdout(Stdio::null())
                 .stderr(Stdio::null()),
@@ -43,7 +43,7 @@ impl Tgtd {
 
     fn admin(&self, arguments: &str) -> Result<()> {
         let status = Command::new("tgtadm")
-            .args(["-C", &control(self.port), "--lld", "iscsi"])
+            .args(["-C", "24", "--lld", "iscsi"])
             .args(arguments.split(' '))
             .env("TGT_IPC_SOCKET", self.directory.path().join("socket"))
             .stdout(Stdio::null())
@@ -68,11 +68,6 @@ impl Tgtd {
             self.port
         )
     }
-}
-
-/// The number that tells several tgtd of a machine apart.
-fn control(port: u16) -> String {
-    (port / 2).to_string()
 }
 
 /// The target of the tests, in a runtime of its own.
