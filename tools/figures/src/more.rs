@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::images::{BIG, DEEP, EXT4, FILES, disk};
 use crate::mounts::Mounted;
-use crate::process::{cpu_time, measure, switches};
+use crate::process::{as_user, cpu_time, measure, switches};
 use crate::report::{Line, rate};
 use crate::rows::{Bench, SECONDS, warm};
 use crate::serve::Scripted;
@@ -134,7 +134,7 @@ impl Bench {
     pub(crate) fn idle(&self) -> Result<Line> {
         let mut target = Scripted::start(&disk(&self.disks, EXT4)?, Duration::ZERO)?;
         let mounted = Mounted::ours(&self.binary, &target.url())?;
-        measure(Command::new("ls").arg(mounted.path()).stdout(Stdio::null()))?;
+        measure(as_user("ls").arg(mounted.path()).stdout(Stdio::null()))?;
         // The first look whether the volume is being written follows the first use.
         std::thread::sleep(Duration::from_secs(12));
         target.counts();
