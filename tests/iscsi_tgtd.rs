@@ -4,9 +4,12 @@
 
 mod common;
 
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
-use common::{Log, Tgtd, disk, pattern};
+use common::{Log, Snapbrowse, TgtTarget, Tgtd, disk, pattern, run, sha256};
 use futures_util::StreamExt as _;
 use snapbrowse::ErrorKind;
 use snapbrowse::block::BlockSource as _;
@@ -316,7 +319,8 @@ async fn a_unit_that_is_offline_for_a_moment_is_waited_for() {
 #[tokio::test]
 async fn the_other_portal_takes_over() {
     let dir = tempfile::tempdir().unwrap();
-    let contents = pattern(8 << 20, 13);
+    let (log, _guard) = Log::start();
+    let contents = pattern(32 << 20, 13);
     let file = disk(dir.path(), "a", &contents);
     let serve = |tgtd: &mut Tgtd| {
         let target = tgtd.add_target("disk");
@@ -329,12 +333,40 @@ async fn the_other_portal_takes_over() {
     let portals = [portal(&one), portal(&two)].concat();
     let session = Session::login(&portals, &target.iqn, &config()).await.unwrap();
     let lun = session.open_lun(None).await.unwrap();
-    lun.read_at(0, 4096).await.unwrap();
-    one.kill();
+    let (part, rest) = (1 << 20, contents.len() - (1 << 20));
+    let (first, second) = (lun.read_at(0, part), lun.read_at(part as u64, rest));
+    let gone = async {
+        // In mid-read: the rest is still under way.
+        let first = first.await.unwrap().into_bytes();
+        one.kill();
+        first
+    };
+    let (first, second) = tokio::join!(gone, second);
+    assert!([first, second.unwrap().into_bytes()].concat() == contents);
+    log.says(&format!("reading through {} too", two.address())).await;
     assert!(lun.read_at(0, contents.len()).await.unwrap().into_bytes() == contents);
     two.kill();
     let error = Session::login(&portals, &target.iqn, &config()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connect);
+}
+
+/// The program reads a large file while a portal that it knows from the URL goes away: the writing stops where nobody reads
+/// it, so the portal is gone in mid-read, before the other path has been opened or after.
+#[test]
+fn a_copy_goes_on_through_the_other_portal() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = LargeFile::new(dir.path());
+    let snapbrowse = Snapbrowse::new();
+    for read_before in [1 << 20, 24 << 20] {
+        let (mut one, mut two) = (Tgtd::start(), Tgtd::start());
+        let target = file.serve(&mut one);
+        file.serve(&mut two);
+        let url = format!("iscsi://{},{}/{}/1", one.address(), two.address(), target.iqn);
+        let mut cat = Cat::start(&snapbrowse, &url);
+        cat.read(read_before);
+        one.kill();
+        cat.ends_with(&file.digest);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -383,4 +415,62 @@ async fn two_portals_of_one_target_share_the_load_and_one_is_cut_off() {
     };
     tokio::join!(load, cut);
     session.logout().await.unwrap();
+}
+
+/// A file system with one file that is several times what the program holds between the target and a pipe.
+struct LargeFile {
+    image: std::path::PathBuf,
+    digest: String,
+}
+
+impl LargeFile {
+    fn new(dir: &Path) -> Self {
+        let (root, image) = (dir.join("root"), dir.join("image"));
+        std::fs::create_dir(&root).unwrap();
+        let contents = pattern(160 << 20, 15);
+        disk(&root, "large", &contents);
+        let (root, file) = (root.to_str().unwrap(), image.to_str().unwrap());
+        run("mke2fs", &["-q", "-t", "ext4", "-d", root, file, "192M"]);
+        Self { image, digest: sha256(&contents) }
+    }
+
+    fn serve(&self, tgtd: &mut Tgtd) -> TgtTarget {
+        let target = tgtd.add_target("disk");
+        tgtd.add_lun(&target, 1, &self.image);
+        target
+    }
+}
+
+/// The program, writing the large file to a pipe.
+struct Cat {
+    process: Child,
+    pipe: ChildStdout,
+    so_far: Vec<u8>,
+}
+
+impl Cat {
+    fn start(snapbrowse: &Snapbrowse, url: &str) -> Self {
+        let mut command = snapbrowse.command(["cat", url, "/large"]);
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pipe = process.stdout.take().unwrap();
+        Self { process, pipe, so_far: Vec::new() }
+    }
+
+    /// Reads until so much has come.
+    fn read(&mut self, len: usize) {
+        let more = len - self.so_far.len();
+        let count = self.pipe.by_ref().take(more as u64).read_to_end(&mut self.so_far).unwrap();
+        assert_eq!(count, more);
+    }
+
+    /// Reads the rest and compares the whole; gives what was said on standard error.
+    fn ends_with(mut self, digest: &str) -> String {
+        self.pipe.read_to_end(&mut self.so_far).unwrap();
+        drop(self.pipe);
+        let output = self.process.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{}: {said}", output.status);
+        assert_eq!(sha256(&self.so_far), digest, "{said}");
+        said
+    }
 }

@@ -427,6 +427,8 @@ impl Driver {
                 return None;
             }
             match self.try_log_in().await? {
+                // While it was under way, another session has come to stand by at that portal.
+                Ok(connection) if self.shared && connection.asked != self.asked => {}
                 Ok(connection) => return Some(connection),
                 Err(LoginFailure { error, passes }) => {
                     let passes = match passes {

@@ -179,8 +179,7 @@ impl<T> Engine<T> {
             return;
         }
         if self.link.is_none() && self.shared && command.detours {
-            let lost = Error::new(ErrorKind::SessionLost, "not connected");
-            let error = self.last_fault.as_ref().map_or(lost, given_back);
+            let error = self.not_connected();
             self.events.push_back(Event::Completed(ticket, Err(error)));
             return;
         }
@@ -191,12 +190,23 @@ impl<T> Engine<T> {
     }
 
     /// The session is one of several with the unit from now on: commands that may take another path come back as soon
-    /// as this one is lost.
+    /// as this one is lost, and at once where it is lost already.
     pub(crate) fn set_shared(&mut self) {
-        if !self.shared {
-            self.shared = true;
-            self.limits = self.limits.shared();
+        if self.shared {
+            return;
         }
+        self.shared = true;
+        self.limits = self.limits.shared();
+        if self.link.is_none() {
+            let error = self.not_connected();
+            self.give_back(&error);
+        }
+    }
+
+    /// Why there is no connection.
+    fn not_connected(&self) -> Error {
+        let lost = || Error::new(ErrorKind::SessionLost, "not connected");
+        self.last_fault.as_ref().map_or_else(lost, given_back)
     }
 
     /// The next thing that happened.

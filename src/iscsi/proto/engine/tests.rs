@@ -18,6 +18,8 @@ struct Scene {
     engine: Engine<u32>,
     receiver: Receiver,
     now: Instant,
+    /// Whether another path may have the results of the commands.
+    detours: bool,
 }
 
 /// A PDU of ours, as the peer sees it.
@@ -40,7 +42,8 @@ impl Scene {
         let mut engine = Engine::new(Limits::new(TIMEOUT));
         let now = Instant::now();
         connect(&mut engine, window, now);
-        Self { engine, receiver: Receiver::new(Digests::default(), BytesMut::new()), now }
+        let receiver = Receiver::new(Digests::default(), BytesMut::new());
+        Self { engine, receiver, now, detours: false }
     }
 
     fn reconnect(&mut self) {
@@ -55,8 +58,8 @@ impl Scene {
 
     fn run(&mut self, ticket: u32, cdb: Cdb, expected: u32) {
         let deadline = self.now + TIMEOUT;
-        let command =
-            Command { lun: LUN, cdb, expected, deadline, timeout: TIMEOUT, detours: false };
+        let detours = self.detours;
+        let command = Command { lun: LUN, cdb, expected, deadline, timeout: TIMEOUT, detours };
         self.engine.submit(command, ticket);
     }
 
@@ -265,6 +268,40 @@ fn commands_are_issued_again_in_the_callers_order() {
     scene.reconnect();
     let lbas: Vec<_> = scene.sent().iter().map(|sent| sent.0.u32(38)).collect();
     assert_eq!(lbas, [0, 1, 3, 4, 5]);
+}
+
+#[test]
+fn what_may_take_another_path_comes_back_when_there_is_one() {
+    let lost = || Fault::new(Error::new(ErrorKind::SessionLost, "lost"));
+    for other_path_comes_first in [true, false] {
+        let mut scene = Scene::new(1);
+        scene.run(0, Cdb::TestUnitReady, 0);
+        scene.detours = true;
+        // One waits for the window, the other one at the gate.
+        scene.read(1, 0, 1);
+        scene.engine.suspect(LUN);
+        scene.read(2, 8, 1);
+        assert!(matches!(scene.engine.event(), Some(Event::Verify(LUN))));
+        scene.one();
+        if other_path_comes_first {
+            scene.engine.set_shared();
+            scene.engine.disconnected(lost(), scene.now);
+        } else {
+            scene.engine.disconnected(lost(), scene.now);
+            assert!(scene.result().is_none(), "nobody else has it");
+            scene.engine.set_shared();
+        }
+        for ticket in [1, 2] {
+            let (back, error) = scene.result().unwrap();
+            assert_eq!((back, error.unwrap_err().kind()), (ticket, ErrorKind::SessionLost));
+        }
+        assert!(scene.result().is_none());
+        scene.read(3, 0, 1);
+        assert_eq!(scene.result().unwrap().0, 3);
+        // What knows no other path waits for this one.
+        scene.reconnect();
+        assert_eq!(scene.sent().len(), 1);
+    }
 }
 
 #[test]
