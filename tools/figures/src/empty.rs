@@ -1,13 +1,15 @@
-//! A FUSE server of one file that costs nothing to read.
+//! A FUSE server of one file that costs nothing to read, or one read of an image each time: the limit of any other.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
-    Config, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen,
-    Request, Session,
+    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEntry,
+    ReplyOpen, Request, Session,
 };
 
 use crate::images::BIG;
@@ -16,6 +18,8 @@ const TTL: Duration = Duration::from_secs(3600);
 
 struct Empty {
     bytes: Vec<u8>,
+    /// Where each answer is read from, if not from nowhere.
+    image: Option<File>,
 }
 
 fn attr(node: INodeNo) -> FileAttr {
@@ -71,17 +75,25 @@ impl Filesystem for Empty {
         reply: ReplyData,
     ) {
         let len = u64::from(size).min(BIG.saturating_sub(offset)) as usize;
-        reply.data(&self.bytes[..len.min(self.bytes.len())]);
+        let Some(image) = &self.image else {
+            return reply.data(&self.bytes[..len.min(self.bytes.len())]);
+        };
+        let mut bytes = vec![0; len];
+        match image.read_exact_at(&mut bytes, offset) {
+            Ok(()) => reply.data(&bytes),
+            Err(_) => reply.error(Errno::EIO),
+        }
     }
 }
 
 /// Serves until unmounted, with the threads and options that our own mounts have.
-pub(crate) fn serve(mountpoint: &Path) -> anyhow::Result<()> {
+pub(crate) fn serve(mountpoint: &Path, image: Option<&Path>) -> anyhow::Result<()> {
     let mut config = Config::default();
     config.mount_options = vec![MountOption::RO, MountOption::FSName("empty".into())];
     config.n_threads = Some(2);
     config.clone_fd = true;
-    let session = Session::new(Empty { bytes: vec![0; 1 << 20] }, mountpoint, &config)?;
+    let image = image.map(File::open).transpose()?;
+    let session = Session::new(Empty { bytes: vec![0; 1 << 20], image }, mountpoint, &config)?;
     session.spawn()?.join()?;
     Ok(())
 }

@@ -40,9 +40,9 @@ struct Options {
 /// Parts of the measuring that need a process of their own.
 #[derive(Subcommand)]
 enum Helper {
-    /// A FUSE server of one empty file
+    /// A FUSE server of one file that holds nothing, or what lies at the same places of an image
     #[command(hide = true)]
-    ServeEmpty { mountpoint: PathBuf },
+    ServeEmpty { mountpoint: PathBuf, image: Option<PathBuf> },
     /// Reads 4 KiB at random places in 16 threads and prints how many per second
     #[command(hide = true)]
     ReadAtRandom { file: PathBuf, seconds: f64 },
@@ -62,7 +62,9 @@ enum Helper {
 fn main() -> Result<()> {
     let options = Options::parse();
     match options.helper {
-        Some(Helper::ServeEmpty { mountpoint }) => empty::serve(&mountpoint),
+        Some(Helper::ServeEmpty { mountpoint, image }) => {
+            empty::serve(&mountpoint, image.as_deref())
+        }
         Some(Helper::ReadAtRandom { file, seconds }) => random::read(&file, seconds),
         Some(Helper::ReadImage { image, file, seconds }) => {
             random::read_image(&image, &file, seconds)

@@ -115,12 +115,13 @@ impl Mounted {
         Ok(mounted)
     }
 
-    /// A server that answers every read with the same bytes at once: what the kernel and fuser leave room for.
-    pub(crate) fn empty() -> Result<Self> {
+    /// A server that answers every read with the same bytes at once: what the kernel and fuser leave room for. With an
+    /// image it reads each answer from there: what reading leaves room for.
+    pub(crate) fn empty(image: Option<&Path>) -> Result<Self> {
         let mut mounted = Self::new()?;
         make_directory(&mounted.path())?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("serve-empty").arg(mounted.path());
+        command.arg("serve-empty").arg(mounted.path()).args(image);
         mounted.daemons.push(Daemon::start(&mut command)?);
         mounted.unmount.push(("fusermount3", mounted.path()));
         wait_until("the empty mount", || is_mounted(&mounted.path()))?;

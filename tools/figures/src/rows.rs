@@ -127,7 +127,7 @@ impl Bench {
             let gigabytes = figure * 1.048_576e-3 * peer.wall.as_secs_f64();
             let wire = peer.cpu + (cpu_time(tgtd.daemon.id())? - before);
             whole.push(wire.as_secs_f64() / gigabytes);
-            let mounted = Mounted::empty()?;
+            let mounted = Mounted::empty(None)?;
             let through = dd(Command::new("dd"), &mounted.path().join("file"))?;
             let fuse = through.cpu + mounted.cost()?.cpu;
             empty.push(fuse.as_secs_f64() / (BIG as f64 / 1e9));
@@ -266,6 +266,21 @@ impl Bench {
         Ok(())
     }
 
+    /// Runs the same on servers that do nothing but answer: what is left for everything else.
+    fn on_limits(&self, line: &mut Line, work: impl Fn(&Path) -> Result<f64>) -> Result<()> {
+        let image = disk(&self.disks, EXT4)?;
+        for _ in 0..self.runs {
+            for (name, image) in [
+                ("empty fuser server", None),
+                ("fuser server of the image as it lies", Some(&*image)),
+            ] {
+                let mounted = Mounted::empty(image)?;
+                line.add(name, work(&mounted.path().join("file"))?);
+            }
+        }
+        Ok(())
+    }
+
     fn image_walk(&self) -> Result<Line> {
         let mut line = Line::new("image in the page cache: the walk", "s");
         self.on_images(&mut line, |user, path| {
@@ -279,22 +294,14 @@ impl Bench {
         self.on_images(&mut line, |user, path| {
             Ok(rate(BIG, dd(command(user, "dd"), &path.join("big.bin"))?.wall))
         })?;
-        for _ in 0..self.runs {
-            let mounted = Mounted::empty()?;
-            let cost = dd(Command::new("dd"), &mounted.path().join("file"))?;
-            line.add("empty fuser server", rate(BIG, cost.wall));
-        }
+        self.on_limits(&mut line, |file| Ok(rate(BIG, dd(Command::new("dd"), file)?.wall)))?;
         Ok(line)
     }
 
     fn image_random(&self) -> Result<Line> {
         let mut line = Line::new("image in the page cache: random 4 KiB, 16 readers", "reads/s");
         self.on_images(&mut line, |user, path| read_at_random(user, &path.join("big.bin")))?;
-        for _ in 0..self.runs {
-            let mounted = Mounted::empty()?;
-            let figure = read_at_random(false, &mounted.path().join("file"))?;
-            line.add("empty fuser server", figure);
-        }
+        self.on_limits(&mut line, |file| read_at_random(false, file))?;
         Ok(line)
     }
 }
