@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
-use common::{Log, Snapbrowse, TgtTarget, Tgtd, disk, pattern, run, sha256};
+use common::{
+    Log, Need, Snapbrowse, TgtTarget, Tgtd, can_run, disk, pattern, run, sha256, sha256_of,
+};
 use futures_util::StreamExt as _;
 use snapbrowse::ErrorKind;
 use snapbrowse::block::BlockSource as _;
@@ -298,22 +300,31 @@ async fn a_deleted_snapshot_is_named() {
     assert_eq!(error.hint(), Some("was the snapshot deleted?"));
 }
 
+/// tgtd says NOT READY to TEST UNIT READY only, and goes on serving reads: so what meets it is the opening of the unit.
 #[tokio::test]
 async fn a_unit_that_is_offline_for_a_moment_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
+    let (log, _guard) = Log::start();
     let contents = pattern(2 << 20, 12);
     let mut tgtd = Tgtd::start();
     let target = tgtd.add_target("disk");
     tgtd.add_lun(&target, 1, &disk(dir.path(), "a", &contents));
-    let session = Session::login(&portal(&tgtd), &target.iqn, &config()).await.unwrap();
-    let lun = session.open_lun(None).await.unwrap();
     tgtd.set_lun(&target, 1, "online=0");
+    let session = Session::login(&portal(&tgtd), &target.iqn, &config()).await.unwrap();
     let back = async {
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        log.says("TEST UNIT READY of LUN 1: not ready, logical unit is becoming ready").await;
         tgtd.set_lun(&target, 1, "online=1");
     };
-    let (read, ()) = tokio::join!(lun.read_at(0, contents.len()), back);
-    assert!(read.unwrap().into_bytes() == contents);
+    let (lun, ()) = tokio::join!(session.open_lun(Some(1)), back);
+    assert!(lun.unwrap().read_at(0, contents.len()).await.unwrap().into_bytes() == contents);
+
+    // For good, it is an error in time that says so.
+    tgtd.set_lun(&target, 1, "online=0");
+    let patience = Config { timeout: Duration::from_secs(2), ..config() };
+    let session = Session::login(&portal(&tgtd), &target.iqn, &patience).await.unwrap();
+    let error = session.open_lun(Some(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.to_string().contains("becoming ready"), "{error}");
 }
 
 #[tokio::test]
@@ -357,16 +368,71 @@ fn a_copy_goes_on_through_the_other_portal() {
     let dir = tempfile::tempdir().unwrap();
     let file = LargeFile::new(dir.path());
     let snapbrowse = Snapbrowse::new();
-    for read_before in [1 << 20, 24 << 20] {
+    for (read_before, both_are_open) in [(1 << 20, false), (32 << 20, true)] {
         let (mut one, mut two) = (Tgtd::start(), Tgtd::start());
         let target = file.serve(&mut one);
         file.serve(&mut two);
         let url = format!("iscsi://{},{}/{}/1", one.address(), two.address(), target.iqn);
         let mut cat = Cat::start(&snapbrowse, &url);
         cat.read(read_before);
+        assert_eq!(one.sessions(&target).len(), 1);
+        if both_are_open {
+            two.wait_for_sessions(&target, 1);
+        }
         one.kill();
         cat.ends_with(&file.digest);
     }
+}
+
+/// Two processes with one initiator name: each has a session of its own, which lasts to the end.
+#[test]
+fn two_processes_read_one_unit_at_the_same_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = LargeFile::new(dir.path());
+    let mut tgtd = Tgtd::start();
+    let target = file.serve(&mut tgtd);
+    let (snapbrowse, url) = (Snapbrowse::new(), tgtd.url(&target, 1));
+    let mut both = [Cat::start(&snapbrowse, &url), Cat::start(&snapbrowse, &url)];
+    for cat in &mut both {
+        cat.read(1 << 20);
+    }
+    let sessions = tgtd.sessions(&target);
+    assert_eq!(sessions.len(), 2, "{sessions:?}");
+    for cat in &mut both {
+        cat.read(64 << 20);
+    }
+    assert_eq!(tgtd.sessions(&target), sessions, "a session was made anew");
+    let said = std::thread::scope(|scope| {
+        both.map(|cat| scope.spawn(|| cat.ends_with(&file.digest))).map(|cat| cat.join().unwrap())
+    });
+    assert_eq!(said, ["", ""]);
+    tgtd.wait_for_sessions(&target, 0);
+}
+
+#[test]
+fn a_mount_and_a_copy_read_one_unit_at_the_same_time() {
+    let needs = [Need::Fuse, Need::Program("fusermount3")];
+    if !can_run("a_mount_and_a_copy_read_one_unit_at_the_same_time", &needs) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = LargeFile::new(dir.path());
+    let mut tgtd = Tgtd::start();
+    let target = file.serve(&mut tgtd);
+    let (snapbrowse, url) = (Snapbrowse::new(), tgtd.url(&target, 1));
+    let mount = snapbrowse.mount(&url);
+    let mut cat = Cat::start(&snapbrowse, &url);
+    cat.read(1 << 20);
+    let sessions = tgtd.sessions(&target);
+    assert_eq!(sessions.len(), 2, "{sessions:?}");
+    assert_eq!(sha256_of(&mount.path().join("large")), file.digest);
+    cat.read(64 << 20);
+    assert_eq!(tgtd.sessions(&target), sessions, "a session was made anew");
+    assert_eq!(cat.ends_with(&file.digest), "");
+    tgtd.wait_for_sessions(&target, 1);
+    assert!(sessions.contains(&tgtd.sessions(&target)[0]), "the mount's session was made anew");
+    mount.unmount();
+    tgtd.wait_for_sessions(&target, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -398,8 +464,7 @@ async fn two_portals_of_one_target_share_the_load_and_one_is_cut_off() {
         assert_eq!(at, contents.len());
     };
     round().await;
-    let sessions = tgtd.ask("show", "conn", &target).matches("Session: ").count();
-    assert_eq!(sessions, 2);
+    assert_eq!(tgtd.sessions(&target).len(), 2);
     // Under load, both connections are cut and one portal is gone for good.
     let cut = async {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -427,10 +492,10 @@ impl LargeFile {
     fn new(dir: &Path) -> Self {
         let (root, image) = (dir.join("root"), dir.join("image"));
         std::fs::create_dir(&root).unwrap();
-        let contents = pattern(160 << 20, 15);
+        let contents = pattern(96 << 20, 15);
         disk(&root, "large", &contents);
         let (root, file) = (root.to_str().unwrap(), image.to_str().unwrap());
-        run("mke2fs", &["-q", "-t", "ext4", "-d", root, file, "192M"]);
+        run("mke2fs", &["-q", "-t", "ext4", "-d", root, file, "128M"]);
         Self { image, digest: sha256(&contents) }
     }
 

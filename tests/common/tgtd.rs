@@ -122,15 +122,32 @@ impl Tgtd {
         self.admin(&[&bind[..], extra].concat());
     }
 
+    /// The numbers of the target's sessions; each login gets a new one.
+    pub fn sessions(&self, target: &TgtTarget) -> Vec<String> {
+        let shown = self.ask("show", "conn", target);
+        let numbers = shown.lines().filter_map(|line| line.trim().strip_prefix("Session: "));
+        numbers.map(str::to_owned).collect()
+    }
+
+    /// Waits until the target has so many sessions.
+    pub fn wait_for_sessions(&self, target: &TgtTarget, count: usize) {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let sessions = self.sessions(target);
+            if sessions.len() == count {
+                return;
+            }
+            assert!(Instant::now() < end, "not {count} sessions: {sessions:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Cuts every connection to the target.
     pub fn cut_connections(&self, target: &TgtTarget) {
-        let tid = target.tid();
-        let shown = self.admin(&["--op", "show", "--mode", "conn", "--tid", &tid]);
-        for line in shown.lines() {
-            if let Some(sid) = line.trim().strip_prefix("Session: ") {
-                let connection = ["--mode", "conn", "--tid", &tid, "--sid", sid, "--cid", "0"];
-                self.admin(&[&["--op", "delete"], &connection[..]].concat());
-            }
+        for sid in self.sessions(target) {
+            let tid = target.tid();
+            let connection = ["--mode", "conn", "--tid", &tid, "--sid", &sid, "--cid", "0"];
+            self.admin(&[&["--op", "delete"], &connection[..]].concat());
         }
     }
 
