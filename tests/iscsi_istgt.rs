@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Istgt, IstgtOptions, disk, pattern};
+use common::{Cat, Istgt, IstgtOptions, LargeFile, Log, Snapbrowse, disk, pattern};
 use snapbrowse::ErrorKind;
 use snapbrowse::block::BlockSource as _;
 use snapbrowse::iscsi::{Config, Credentials, DigestPolicy, Portal, Session, discover};
@@ -72,6 +72,27 @@ async fn proves_itself_one_way_and_both_ways() {
 }
 
 #[tokio::test]
+async fn proves_itself_for_discovery_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = disk(dir.path(), "a", &pattern(SIZE, 14));
+    let account =
+        |name: &str, secret: &str| Some(Credentials { name: name.into(), secret: secret.into() });
+    let mut proven = config();
+    proven.credentials = account("alice", "secretsecret12");
+    for method in ["CHAP", "CHAP Mutual"] {
+        let options = IstgtOptions { discovery_auth: method, ..IstgtOptions::default() };
+        let istgt = Istgt::start(&file, &options);
+        let error = discover(&portals(&istgt), &config()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Login, "{error}");
+        if method == "CHAP Mutual" {
+            proven.target_credentials = account("tgtuser", "targetsecret12");
+        }
+        let found = discover(&portals(&istgt), &proven).await.unwrap();
+        assert_eq!(found[0].name, Istgt::IQN);
+    }
+}
+
+#[tokio::test]
 async fn digests_on_header_data_and_both() {
     let dir = tempfile::tempdir().unwrap();
     let contents = pattern(SIZE, 13);
@@ -88,4 +109,55 @@ async fn digests_on_header_data_and_both() {
     let istgt =
         Istgt::start(&file, &IstgtOptions { digest: "Header Data", ..IstgtOptions::default() });
     reads_everything(&istgt, &config(), &contents).await;
+}
+
+#[tokio::test]
+async fn ipv6() {
+    let dir = tempfile::tempdir().unwrap();
+    let contents = pattern(SIZE, 15);
+    let file = disk(dir.path(), "a", &contents);
+    let istgt = Istgt::start_at("[::1]:0".parse().unwrap(), &file, &IstgtOptions::default());
+    let found = discover(&portals(&istgt), &config()).await.unwrap();
+    assert_eq!(found[0].portals, [(portals(&istgt).remove(0), 1)]);
+    reads_everything(&istgt, &config(), &contents).await;
+}
+
+#[tokio::test]
+async fn a_target_that_restarts_in_mid_read_loses_no_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _guard) = Log::start();
+    let contents = pattern(32 << 20, 16);
+    let file = disk(dir.path(), "a", &contents);
+    let mut istgt = Istgt::start(&file, &IstgtOptions::default());
+    let session = Session::login(&portals(&istgt), Istgt::IQN, &config()).await.unwrap();
+    let lun = session.open_lun(None).await.unwrap();
+    let (part, rest) = (1 << 20, contents.len() - (1 << 20));
+    let (first, second) = (lun.read_at(0, part), lun.read_at(part as u64, rest));
+    let down = async {
+        // In mid-read: the rest is still under way.
+        let first = first.await.unwrap().into_bytes();
+        istgt.kill();
+        log.says("connection refused").await;
+        istgt.restart();
+        first
+    };
+    let (first, second) = tokio::join!(down, second);
+    assert!([first, second.unwrap().into_bytes()].concat() == contents);
+    log.says("connected again").await;
+    session.logout().await.unwrap();
+}
+
+#[test]
+fn two_processes_read_one_unit_at_the_same_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = LargeFile::new(dir.path());
+    let istgt = Istgt::start(&file.image, &IstgtOptions::default());
+    let snapbrowse = Snapbrowse::new();
+    let mut one = Cat::start(&snapbrowse, &istgt.url());
+    one.read(1 << 20);
+    let mut two = Cat::start(&snapbrowse, &istgt.url());
+    two.read(1 << 20);
+    for cat in [one, two] {
+        assert_eq!(cat.ends_with(&file.digest), "");
+    }
 }

@@ -16,6 +16,8 @@ pub struct IstgtOptions {
     /// `None`, `CHAP` or `CHAP Mutual`; the account is alice / secretsecret12, the target's own
     /// tgtuser / targetsecret12.
     pub auth: &'static str,
+    /// The same for discovery.
+    pub discovery_auth: &'static str,
     /// `Auto`, `Header`, `Data` or `Header Data`.
     pub digest: &'static str,
     /// 512 or 4096.
@@ -24,7 +26,7 @@ pub struct IstgtOptions {
 
 impl Default for IstgtOptions {
     fn default() -> Self {
-        Self { auth: "None", digest: "Auto", block_length: 512 }
+        Self { auth: "None", discovery_auth: "None", digest: "Auto", block_length: 512 }
     }
 }
 
@@ -33,7 +35,7 @@ impl Default for IstgtOptions {
 pub struct Istgt {
     address: SocketAddr,
     process: Child,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Istgt {
@@ -42,7 +44,12 @@ impl Istgt {
 
     /// Serves `file` on a free port of 127.0.0.1.
     pub fn start(file: &Path, options: &IstgtOptions) -> Self {
-        let address = free_port(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), file, options)
+    }
+
+    /// Serves `file` on `address`; port 0 takes a free one.
+    pub fn start_at(address: SocketAddr, file: &Path, options: &IstgtOptions) -> Self {
+        let address = free_port(address);
         let control = free_port(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let dir = tempfile::Builder::new().prefix("istgt").tempdir().unwrap();
         let accounts =
@@ -50,19 +57,23 @@ impl Istgt {
         write_private(&dir.path().join("auth"), accounts);
         let configuration = configuration(dir.path(), file, options, address, control);
         write_private(&dir.path().join("conf"), &configuration);
-        let process = Command::new(program())
-            .args(["-D", "-c"])
-            .arg(dir.path().join("conf"))
-            .arg("-p")
-            .arg(dir.path().join("pid"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(dir.path().join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let mut istgt = Self { address, process, _dir: dir };
+        let process = spawn(dir.path());
+        let mut istgt = Self { address, process, dir };
         istgt.wait_until_it_listens();
         istgt
+    }
+
+    /// Kills it, with its connections.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again after [`Istgt::kill`], as it was.
+    pub fn restart(&mut self) {
+        std::fs::remove_file(self.dir.path().join("pid")).unwrap();
+        self.process = spawn(self.dir.path());
+        self.wait_until_it_listens();
     }
 
     /// Where it listens.
@@ -92,6 +103,19 @@ impl Drop for Istgt {
     }
 }
 
+fn spawn(dir: &Path) -> Child {
+    Command::new(program())
+        .args(["-D", "-c"])
+        .arg(dir.join("conf"))
+        .arg("-p")
+        .arg(dir.join("pid"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(dir.join("log")).unwrap())
+        .spawn()
+        .unwrap()
+}
+
 /// istgt wants files that nobody else can read.
 fn write_private(path: &Path, text: &str) {
     use std::io::Write as _;
@@ -108,13 +132,13 @@ fn configuration(
     control: SocketAddr,
 ) -> String {
     let (dir, file) = (dir.display(), file.display());
-    let IstgtOptions { auth, digest, block_length } = options;
+    let IstgtOptions { auth, discovery_auth, digest, block_length } = options;
     let mut text = String::new();
     let sections = [
         format!(
             "[Global]\nNodeBase \"iqn.2026-01.test.istgt\"\nPidFile {dir}/pid\nAuthFile {dir}/auth\n\
              MediaDirectory {dir}\nLogFacility \"local7\"\nTimeout 30\nNopInInterval 3\n\
-             DiscoveryAuthMethod None\nMaxSessions 16\nMaxConnections 4\nMaxR2T 32\n\
+             DiscoveryAuthMethod {discovery_auth}\nDiscoveryAuthGroup AuthGroup1\nMaxSessions 16\nMaxConnections 4\nMaxR2T 32\n\
              MaxOutstandingR2T 16\nDefaultTime2Wait 2\nDefaultTime2Retain 60\n\
              FirstBurstLength 262144\nMaxBurstLength 1048576\nMaxRecvDataSegmentLength 262144\n\
              InitialR2T Yes\nImmediateData Yes\nDataPDUInOrder Yes\nDataSequenceInOrder Yes\n\
@@ -125,7 +149,7 @@ fn configuration(
              Netmask 127.0.0.1"
         ),
         format!("[PortalGroup1]\nPortal DA1 {address}"),
-        "[InitiatorGroup1]\nInitiatorName \"ALL\"\nNetmask 127.0.0.0/8".to_owned(),
+        "[InitiatorGroup1]\nInitiatorName \"ALL\"\nNetmask ALL".to_owned(),
         format!(
             "[LogicalUnit1]\nTargetName disks\nMapping PortalGroup1 InitiatorGroup1\n\
              AuthMethod {auth}\nAuthGroup AuthGroup1\nUseDigest {digest}\nReadOnly Yes\nUnitType Disk\n\
