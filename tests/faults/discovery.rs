@@ -1,10 +1,9 @@
 //! SendTargets answers that are long, odd or late.
 
-use std::net::SocketAddrV6;
 use std::time::Duration;
 
 use snapbrowse::ErrorKind;
-use snapbrowse::iscsi::{IscsiUrl, Session, discover};
+use snapbrowse::iscsi::discover;
 use snapbrowse_target::{Chap, Config, Fault, On, Rule, Target};
 
 use crate::rig::Rig;
@@ -108,39 +107,4 @@ async fn a_target_that_listens_everywhere_is_where_it_was_asked() {
     let found = rig.bounded(discover(&rig.portals(), &rig.config)).await.unwrap();
     let shown: Vec<_> = found[0].portals.iter().map(|(portal, _)| portal.to_string()).collect();
     assert_eq!(shown, [format!("127.0.0.1:{port}"), "127.0.0.1:3260".to_owned()]);
-}
-
-#[tokio::test]
-async fn link_local_addresses_keep_their_zone() {
-    let Some((interface, address)) = link_local() else {
-        eprintln!("link_local_addresses_keep_their_zone: no interface with a link-local address");
-        return;
-    };
-    let portals = vec![address.into()];
-    let rig = Rig::with(Config { portals, ..many(1) }).await;
-    let port = rig.server.portal().port();
-    // The target names its address without a zone, which only this host knows.
-    let bare = format!("[{}]:{port},3", address.ip());
-    let keys = vec![("TargetAddress".to_owned(), bare)];
-    rig.server.inject(Rule::new(On::Text, Fault::MoreKeys(keys)));
-    let url = format!("iscsi://[{}%{interface}]:{port}", address.ip());
-    let url: IscsiUrl = url.parse().unwrap();
-    let found = rig.bounded(discover(&url.portals, &rig.config)).await.unwrap();
-    let named = found[0].portals.iter().find(|(_, group)| *group == 3).unwrap();
-    assert_eq!(named.0, url.portals[0]);
-    let login = Session::login(std::slice::from_ref(&named.0), &found[0].name, &rig.config);
-    let session = rig.bounded(login).await.unwrap();
-    rig.bounded(session.logout()).await.unwrap();
-}
-
-/// An interface with its link-local IPv6 address, port 0.
-fn link_local() -> Option<(String, SocketAddrV6)> {
-    let table = std::fs::read_to_string("/proc/net/if_inet6").ok()?;
-    table.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [address, index, _, scope, _, name] = fields[..] else { return None };
-        let bits = u128::from_str_radix(address, 16).ok()?;
-        let index = u32::from_str_radix(index, 16).ok()?;
-        (scope == "20").then(|| (name.to_owned(), SocketAddrV6::new(bits.into(), 0, 0, index)))
-    })
 }

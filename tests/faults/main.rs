@@ -4,6 +4,7 @@
 //! faults; every answer is compared by digest with what the disk holds.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod addresses;
 mod connection;
 mod data;
 mod discovery;
@@ -12,6 +13,9 @@ mod load;
 #[allow(unreachable_pub, reason = "other test binaries share it")]
 mod log;
 mod login;
+#[path = "../common/needs.rs"]
+#[allow(unreachable_pub, dead_code, reason = "other test binaries share it")]
+mod needs;
 mod paths;
 mod rig;
 mod status;
