@@ -1,6 +1,7 @@
 //! The ext reader itself, in this process, against what the kernel and e2fsprogs say of the same images.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod ahead;
 mod allocations;
 #[path = "../common/mod.rs"]
 mod common;

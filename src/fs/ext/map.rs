@@ -113,4 +113,30 @@ impl Disk {
         }
         self.prefetch(&mut ranges);
     }
+
+    /// Hints at the blocks of the map itself that these file blocks need, as far as those at hand tell where they lie;
+    /// gives the file block up to which that is all of them.
+    pub(super) fn prefetch_map(&self, file: &File, blocks: Range<u64>) -> u64 {
+        const MOST: usize = 64;
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        let mut at = blocks.start;
+        while at < blocks.end && ranges.len() < MOST {
+            let Ok((found, _)) = self.find_cached(file, FileBlock(at)) else { break };
+            let child = match found {
+                Found::Run(run) => {
+                    at = run.first.0.saturating_add(run.len);
+                    continue;
+                }
+                Found::Child(child) => child,
+            };
+            let start = self.sb.byte_of(child.block);
+            ranges.push(start..start.saturating_add(self.block_size()));
+            if !child.kind.is_leaf() {
+                break;
+            }
+            at = child.range.end;
+        }
+        self.prefetch(&mut ranges);
+        at
+    }
 }

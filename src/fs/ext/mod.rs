@@ -26,9 +26,6 @@ mod walk_ahead;
 mod watch;
 mod xattrs;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 
 use disk::Disk;

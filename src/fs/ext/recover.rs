@@ -198,7 +198,13 @@ async fn runs_of(disk: &Disk, file: &File) -> Result<Vec<LogRun>> {
         .ok_or_else(|| corrupt(format!("{ino}: a log of {blocks} blocks")))?;
     let mut runs = Vec::new();
     let mut at = 0_u32;
+    // A log mapped by indirect blocks has one for each few MiB of it: one after the other they would cost a far device
+    // more time than the log itself.
+    let mut hinted = 0;
     while at < blocks {
+        if u64::from(at) >= hinted {
+            hinted = disk.prefetch_map(file, u64::from(at)..u64::from(blocks));
+        }
         let run = disk.run(file, FileBlock(u64::from(at))).await?;
         let place =
             run.place.ok_or_else(|| corrupt(format!("{ino}: a hole at block {at} of the log")))?;

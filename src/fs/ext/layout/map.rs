@@ -19,6 +19,13 @@ pub enum NodeKind {
     },
 }
 
+impl NodeKind {
+    /// Whether it points at data and at no further nodes.
+    pub fn is_leaf(self) -> bool {
+        matches!(self, Self::Extents { depth: 0 } | Self::Indirect { level: 0 })
+    }
+}
+
 /// A child to read next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Child {
