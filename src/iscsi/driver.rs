@@ -92,6 +92,11 @@ impl Handle {
         matches!(*self.state.borrow(), LinkState::Over)
     }
 
+    /// Whether both lead to the same session.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.requests.same_channel(&other.requests)
+    }
+
     /// Waits until something becomes of the connection.
     pub(super) async fn changed(&self) {
         if self.state.clone().changed().await.is_err() {

@@ -313,6 +313,11 @@ impl Paths {
         for path in self.read_paths().iter().filter(|path| !path.handle.is_up()) {
             path.handle.tell(Request::Hurry);
         }
+        for (portal, handle) in self.moved() {
+            if let Err(error) = self.join(&portal, handle).await {
+                tracing::debug!("{}: {portal}: {error}", self.name);
+            }
+        }
         let portals = self.routes.portals().filter(|portal| self.lacks(portal));
         let joining = portals.map(|portal| async move {
             if let Ok(handle) = self.routes.open(portal).await {
@@ -323,6 +328,20 @@ impl Paths {
         });
         let asking = self.refresh(Instant::now());
         tokio::join!(join_all(joining), asking);
+    }
+
+    /// The sessions that have come back through another portal than they were lost at, as one does while it is alone:
+    /// the port, and with it the access state, is another one there, and the portal that it left lacks a path.
+    fn moved(&self) -> Vec<(Portal, Handle)> {
+        let paths = self.read_paths();
+        let moved = paths.iter().filter_map(|path| match path.handle.state() {
+            LinkState::Up(portal, _) if portal != path.portal => {
+                Some((portal, path.handle.clone()))
+            }
+            _ => None,
+        });
+        // Redirects, and portals beyond the number wanted, lead elsewhere.
+        moved.filter(|(portal, _)| self.routes.portals().any(|known| known == portal)).collect()
     }
 
     /// Whether no path leads through this portal yet.
@@ -354,6 +373,8 @@ impl Paths {
         }
         let path = Arc::new(Path::new(portal.clone(), handle, port, state));
         let mut paths = self.paths.write().unwrap_or_else(PoisonError::into_inner);
+        // Where the session led before it does not lead any more.
+        paths.retain(|other| other.portal == *portal || !other.handle.is_same(&path.handle));
         // Two visits at a time may have opened it.
         if paths.iter().all(|other| other.portal != *portal) {
             paths.push(path);

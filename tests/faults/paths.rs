@@ -129,6 +129,34 @@ async fn a_path_dropped_in_mid_read_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_portal_that_the_only_session_has_left_is_used_again() {
+    use AccessState::{Optimized, Standby};
+    // Whatever the states are, the port that the session came to is not the one that it left.
+    for (states, ways_in_use) in [(None, [true, true]), (Some([Optimized, Standby]), [true, false])]
+    {
+        let unit = states.map_or_else(unit, |states| unit().access_states(states));
+        let rig = rig(2, unit).await;
+        let (session, lun) = open(&rig).await;
+        rig.server.stop_portal(0, Close::Reset).await;
+        // Through the other portal: there is no other session yet.
+        rig.logged("connected again").await;
+        rig.server.start_portal(0).await.unwrap();
+        rig.bounded(lun.open_paths()).await;
+        let shown = lun.paths();
+        for (portal, in_use) in rig.portals().iter().zip(ways_in_use) {
+            let here: Vec<_> = shown.iter().filter(|path| path.portal == *portal).collect();
+            assert!(here.len() == 1 && here[0].in_use == in_use, "{shown:?}");
+        }
+        let before = reads(&rig.server.stats());
+        assert_eq!(rig.read_all(&lun).await.unwrap(), right_digest());
+        let after = reads(&rig.server.stats());
+        assert!(after[0] >= before[0] + 8, "{after:?}");
+        assert_eq!(after[1] > before[1], ways_in_use[1], "{after:?}");
+        rig.bounded(session.logout()).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_path_that_goes_silent_in_mid_read_loses_nothing() {
     for which in [0, 1] {
         let rig = rig(2, unit()).await.timeout(8 * SECOND);
