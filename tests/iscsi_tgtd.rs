@@ -444,10 +444,14 @@ async fn two_portals_of_one_target_share_the_load_and_one_is_cut_off() {
     let second = common::free_port("127.0.0.1:0".parse().unwrap());
     let second_portal = format!("portal={second}");
     tgtd.admin(&["--op", "new", "--mode", "portal", "--param", &second_portal]);
-    let mut portals = portal(&tgtd);
-    portals.push(second.to_string().parse().unwrap());
     let target = tgtd.add_target("disk");
     tgtd.add_lun(&target, 1, &disk(dir.path(), "a", &contents));
+    // tgtd tells of the portal that is asked only.
+    let both = [portal(&tgtd), vec![second.to_string().parse().unwrap()]].concat();
+    let found = discover(&both, &config()).await.unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let portals = found[0].ways(&portal(&tgtd));
+    assert_eq!(portals, both);
     let session = Session::login(&portals, &target.iqn, &config()).await.unwrap();
     let lun = session.open_lun(None).await.unwrap();
     lun.open_paths().await;
@@ -467,18 +471,23 @@ async fn two_portals_of_one_target_share_the_load_and_one_is_cut_off() {
     round().await;
     assert_eq!(tgtd.sessions(&target).len(), 2);
     // Under load, both connections are cut and one portal is gone for good.
+    let (reading, begun) = tokio::sync::oneshot::channel();
     let cut = async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        begun.await.unwrap();
         tokio::task::block_in_place(|| {
             tgtd.admin(&["--op", "delete", "--mode", "portal", "--param", &second_portal]);
             tgtd.cut_connections(&target);
         });
     };
     let load = async {
-        for _ in 0..8 {
+        round().await;
+        reading.send(()).unwrap();
+        for _ in 0..7 {
             round().await;
         }
     };
     tokio::join!(load, cut);
+    let used: Vec<_> = lun.paths().into_iter().map(|path| (path.portal, path.in_use)).collect();
+    assert_eq!(used, [(portals[0].clone(), true), (portals[1].clone(), false)]);
     session.logout().await.unwrap();
 }
