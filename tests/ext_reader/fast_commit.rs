@@ -1,10 +1,11 @@
 //! Fast commits, one operation at a time: each image is copied while it is mounted, after the records of the operation
 //! reached its fast-commit area, and must read as the kernel reads it after its own replay, and as it was.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
@@ -401,6 +402,47 @@ fn inode_numbers_that_are_used_again() {
         }
         for index in 0..30 {
             sync(&root.join(format!("d/new-{index}")));
+        }
+    });
+}
+
+/// The kernel's own replay leaves blocks and attributes of what was there before.
+#[test]
+fn a_new_file_has_nothing_of_what_was_in_its_inode_before() {
+    let test = "a_new_file_has_nothing_of_what_was_in_its_inode_before";
+    if !ready(test) {
+        return;
+    }
+    let mut in_use = None;
+    let mut numbers = BTreeSet::new();
+    let live = Live::new(&[], |root| {
+        fs::create_dir_all(root.join("d/directory")).unwrap();
+        for name in ["d/removed", "d/open"] {
+            put(&root.join(name), 1, 9000);
+            rustix::fs::setxattr(root.join(name), "user.old", b"1", XattrFlags::empty()).unwrap();
+        }
+        let inode = |name| fs::metadata(root.join(name)).unwrap().ino();
+        numbers.extend(["d/directory", "d/removed", "d/open"].map(inode));
+        in_use = Some(writer(&root.join("d/open")));
+        fs::remove_file(root.join("d/open")).unwrap();
+    });
+    fs::remove_dir(live.path().join("d/directory")).unwrap();
+    fs::remove_file(live.path().join("d/removed")).unwrap();
+    drop(in_use);
+    let new = ["a", "b", "c"].map(|name| live.path().join("d").join(name));
+    for path in &new {
+        File::create(path).unwrap().write_all_at(&bytes(7, 500), 8192).unwrap();
+        sync(path);
+    }
+    assert_eq!(BTreeSet::from(new.map(|path| fs::metadata(path).unwrap().ino())), numbers);
+    let crashed = live.crash();
+    let (found, report) = crashed.read();
+    assert!(report.fast_commits > 0, "{report:?}");
+    crashed.assert_as_it_was(&found);
+    wait(async {
+        let fs = open(&crashed.image, 0, Options::default()).await.unwrap();
+        for ino in numbers {
+            assert_eq!(attributes(&fs, snapbrowse::fs::Ino(ino)).await, [].into());
         }
     });
 }

@@ -12,6 +12,7 @@ const SIZE_LO_AT: usize = 4;
 const LINKS_COUNT_AT: usize = 26;
 const FLAGS_AT: usize = 32;
 const I_BLOCK: Range<usize> = 40..100;
+const GENERATION_AT: usize = 100;
 const SIZE_HIGH_AT: usize = 108;
 /// The part that every inode has.
 const GOOD_OLD_SIZE: usize = 128;
@@ -46,6 +47,11 @@ impl RawInode {
         self.0[LINKS_COUNT_AT..LINKS_COUNT_AT + 2].copy_from_slice(&links.to_le_bytes());
     }
 
+    /// Whether `told`, an inode's beginning, is of the same file: each new one is given a random number (`i_generation`).
+    pub fn is_same_file(&self, told: &[u8]) -> bool {
+        le32(&self.0, GENERATION_AT) == le32(told, GENERATION_AT)
+    }
+
     /// What it is, if that is known.
     pub fn file_type(&self) -> Option<FileType> {
         FileType::from_mode(u32::from(le16(&self.0, MODE_AT)?))
@@ -77,12 +83,13 @@ impl RawInode {
         self.0[I_BLOCK].copy_from_slice(&told[I_BLOCK]);
     }
 
-    /// No links, no contents: as a file is left whose last name went.
+    /// No links, no contents, no attributes: nothing of it is left for the next file in its place.
     pub fn delete(&mut self) {
         self.set_links(0);
         self.0[SIZE_LO_AT..SIZE_LO_AT + 4].fill(0);
         self.0[SIZE_HIGH_AT..SIZE_HIGH_AT + 4].fill(0);
         self.0[I_BLOCK].fill(0);
+        self.0[GOOD_OLD_SIZE..].fill(0);
     }
 }
 
@@ -103,10 +110,20 @@ mod tests {
 
     #[test]
     fn what_is_deleted_has_nothing_left() {
-        let mut raw = RawInode::new(&[1; 128]).unwrap();
+        let mut raw = RawInode::new(&[1; 256]).unwrap();
         raw.delete();
         assert!(!raw.in_use() && !raw.has_extents());
         assert_eq!(raw.bytes()[4..8], [0; 4]);
         assert_eq!(raw.bytes()[108..112], [0; 4]);
+        assert_eq!(raw.bytes()[128..], [0; 128]);
+    }
+
+    #[test]
+    fn files_are_told_apart_by_their_generation() {
+        let raw = RawInode::new(&[1; 256]).unwrap();
+        let mut told = [2; 160];
+        assert!(!raw.is_same_file(&told));
+        told[100..104].fill(1);
+        assert!(raw.is_same_file(&told));
     }
 }

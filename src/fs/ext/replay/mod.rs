@@ -6,7 +6,8 @@
 //!   more;
 //! - the blocks that a file takes up are those that its writer counted: the kernel counts anew, and without attribute blocks;
 //! - where a record tells of a file without links (one in use when its last name went), or of a new directory in the place of
-//!   one just removed, the kernel does not mount. Here both come out as they were meant.
+//!   one just removed, the kernel does not mount. Here both come out as they were meant;
+//! - a new file in the place of a removed one has none of its attributes and blocks: the kernel leaves them there.
 
 mod runs;
 
@@ -28,6 +29,9 @@ use runs::{FILE_BLOCKS, Runs};
 const MAX_RUNS: usize = 1 << 18;
 /// The most bytes of inodes that may be changed.
 const MAX_INODE_BYTES: usize = 32 << 20;
+
+/// More warnings are not told one by one.
+const MAX_WARNINGS: usize = 1000;
 
 /// What fast commits changed: it stands before what lies on the disk.
 #[derive(Default)]
@@ -142,6 +146,12 @@ struct Node {
 }
 
 impl Node {
+    /// Leaves nothing of it; gives the number of runs that its map had.
+    fn delete(&mut self) -> usize {
+        self.raw.delete();
+        self.map.take().map_or(0, |map| map.len())
+    }
+
     fn file(&self, disk: &Disk, ino: Ino) -> Result<File> {
         let inode = Inode::parse(&disk.sb, ino, self.raw.bytes(), false)?;
         Ok(match &self.map {
@@ -167,6 +177,14 @@ impl Replay<'_> {
 
     /// `ext4_fc_replay_inode`. The map stays what it was, and so do the attributes, which are not in the record.
     async fn inode(&mut self, ino: Ino, told: &[u8]) -> Result<()> {
+        // With checksums nobody can change the generation of a file (kernel: `EXT4_IOC_SETVERSION`).
+        let fixed = self.disk.sb.checksum_seed.is_some();
+        let node = self.node(ino).await?;
+        // A file that had lost its name and was in use is freed without a record, and tables may not be initialised.
+        if !node.raw.is_same_file(told) && (fixed || !node.raw.in_use()) {
+            let runs = node.delete();
+            self.runs -= runs;
+        }
         let node = self.node(ino).await?;
         if !node.raw.replace_fields(told) {
             return Err(bad(ino, format!("a record of {} bytes", told.len())));
@@ -274,12 +292,15 @@ impl Replay<'_> {
             Some(_) => {}
         }
         let node = self.node(ino).await?;
-        let links = node.raw.links() - 1;
-        node.raw.set_links(links);
-        if links == 0 {
-            node.raw.delete();
-            let runs = node.map.take().map_or(0, |map| map.len());
-            self.runs -= runs;
+        // Directories have one name, whatever their links count (kernel: `ext4_rmdir`, where `ext4_fc_replay_unlink` takes
+        // one link away). That they are renamed is in no fast commit.
+        let is_directory = node.raw.file_type() == Some(FileType::Directory);
+        match node.raw.links() - 1 {
+            links if links > 0 && !is_directory => node.raw.set_links(links),
+            _ => {
+                let runs = node.delete();
+                self.runs -= runs;
+            }
         }
         Ok(())
     }
@@ -336,9 +357,9 @@ impl Replay<'_> {
             let raw = RawInode::new(&bytes).expect("inodes have at least 128 bytes");
             // A checksum that is wrong does not hinder the kernel.
             match Inode::parse(&self.disk.sb, ino, raw.bytes(), true) {
-                Err(error) if error.kind() == ErrorKind::BadChecksum => self
-                    .warnings
-                    .push(format!("{error}: a fast commit goes on from it all the same")),
+                Err(error) if error.kind() == ErrorKind::BadChecksum => {
+                    self.warn(format!("{error}: a fast commit goes on from it all the same"));
+                }
                 _ => {}
             }
             self.nodes.insert(ino, Node { raw, map: None, told: false });
@@ -352,11 +373,19 @@ impl Replay<'_> {
         if self.nodes.get(&ino).is_some_and(|node| node.told) {
             return;
         }
-        self.warnings.push(format!(
+        self.warn(format!(
             "journal: fast commit: the name {:?} in the directory {} is left out: {ino} is not in use",
             String::from_utf8_lossy(&dentry.name),
             number(dentry.parent)
         ));
+    }
+
+    fn warn(&mut self, text: String) {
+        match self.warnings.len() {
+            0..MAX_WARNINGS => self.warnings.push(text),
+            MAX_WARNINGS => self.warnings.push("journal: fast commit: and more like that".into()),
+            _ => {}
+        }
     }
 }
 
