@@ -9,11 +9,20 @@ use super::metadata::Xattrs;
 /// What is read at a time.
 const CHUNK: usize = 1 << 20;
 
+/// The most bytes of attributes that one file may have: those of many files are in memory at the same time.
+const MOST_XATTRS: usize = 4 << 20;
+
 /// All extended attributes of an inode.
 pub(super) async fn read_xattrs(filesystem: &dyn Filesystem, attr: &Attr) -> Result<Xattrs> {
     let mut xattrs = Vec::new();
+    let mut room = MOST_XATTRS;
     for name in filesystem.listxattr(attr.ino).await? {
         let value = filesystem.getxattr(attr.ino, &name).await?;
+        room = room.checked_sub(value.len()).ok_or_else(|| {
+            let ino = attr.ino;
+            let message = format!("{ino}: more than {MOST_XATTRS} bytes of extended attributes");
+            Error::new(ErrorKind::Unsupported, message)
+        })?;
         xattrs.push((name, value));
     }
     Ok(xattrs)

@@ -498,3 +498,17 @@ async fn an_interrupted_copy_leaves_nothing_half_done() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn attributes_without_end_are_not_kept_in_memory() {
+    let mut image = MemoryFs::new();
+    let file = image.file("/file", b"contents");
+    for index in 0..100 {
+        image.node(file).xattrs.push((format!("user.{index}").into_bytes(), vec![0; 1 << 16]));
+    }
+    image.file("/other", b"contents");
+    let world = World::new();
+    let outcome = world.extract(&image, &["/file", "/other"]).await;
+    outcome.failed_with(&["more than 4194304 bytes of extended attributes"]);
+    assert!(world.to("other").exists() && !world.to("file").exists());
+}

@@ -47,12 +47,15 @@ impl Disk {
         at: u32,
         len: u32,
     ) -> Result<Vec<u8>> {
-        // `EXT4_XATTR_SIZE_MAX`
-        const MOST: u32 = 1 << 24;
+        // `XATTR_SIZE_MAX`: no system call takes or gives more.
+        const MOST: u32 = 1 << 16;
+        if len > MOST {
+            let message = format!("a value of {len} bytes is not supported, at most {MOST}");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         let file = self.file(Ino(u64::from(at))).await?;
         let attr = &file.inode.attr;
-        if !file.inode.flags.contains(Flags::EA_INODE) || attr.size != u64::from(len) || len > MOST
-        {
+        if !file.inode.flags.contains(Flags::EA_INODE) || attr.size != u64::from(len) {
             return Err(corrupt(format!(
                 "its value of {len} bytes is said to be in {}, which has {} and is no value",
                 file.ino, attr.size
