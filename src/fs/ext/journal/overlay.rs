@@ -119,12 +119,23 @@ impl JournalOverlay {
     }
 
     /// The first copy to use for a block at or after `block`, looking from entry `from` on.
-    fn next_copy(&self, mut from: usize, block: u64) -> Option<usize> {
-        while let Some(copy) = self.copies.get(from) {
-            if copy.fs_block >= block && self.state(from) != BAD {
-                return Some(from);
+    fn next_copy(&self, from: usize, block: u64) -> Option<usize> {
+        let mut rest = self.copies.get(from..)?;
+        rest = &rest[rest.partition_point(|copy| copy.fs_block < block)..];
+        while let Some(Copy { fs_block, .. }) = rest.first().copied() {
+            let start = self.copies.len() - rest.len();
+            let end = start + rest.partition_point(|copy| copy.fs_block == fs_block);
+            // The newest copies come first and each is tried before the next, so that the bad ones stand in front. There may
+            // be a million of them.
+            let (mut bad, mut untried) = (start, end);
+            while bad < untried {
+                let middle = bad + (untried - bad) / 2;
+                if self.state(middle) == BAD { bad = middle + 1 } else { untried = middle }
             }
-            from += 1;
+            if bad < end {
+                return Some(bad);
+            }
+            rest = &self.copies[end..];
         }
         None
     }

@@ -194,6 +194,24 @@ async fn a_bad_copy_leaves_what_was_there_before() {
 }
 
 #[tokio::test]
+async fn of_many_copies_the_newest_good_one_counts() {
+    for good in [None, Some(0), Some(1), Some(6), Some(12)] {
+        let mut log = TestLog::new(V3);
+        let mut places = Vec::new();
+        for number in 0..13 {
+            places.push(log.copies(&[(3, copy(number)), (4, copy(50 + number))]) as usize + 1);
+            log.commit();
+        }
+        places.iter().skip(good.map_or(0, |good| good + 1)).for_each(|place| {
+            log.blocks[*place][700] ^= 1;
+        });
+        let mut changed = vec![(4, copy(62))];
+        changed.extend(good.map(|good| (3, copy(good as u8))));
+        assert_replays(&log, &changed).await;
+    }
+}
+
+#[tokio::test]
 async fn bad_copies_are_named_when_they_are_looked_for() {
     for features in [V2, V3] {
         let mut log = TestLog::new(features);
