@@ -202,15 +202,8 @@ impl Search<'_> {
         let name = path.split(|&byte| byte == b'/').rfind(|part| !part.is_empty());
         let name = name.unwrap_or(b"/").to_vec();
         self.consider(path, &name, attr).await?;
-        while let Some(Listing { path, entries, .. }) = walk.next().await {
-            let entries = match entries {
-                Ok(entries) => entries,
-                Err(error) => {
-                    self.tally.failed(&error.context(String::from_utf8_lossy(&path)));
-                    continue;
-                }
-            };
-            self.tally.done();
+        while let Some(Listing { path, entries, failure, .. }) = walk.next().await {
+            self.tally.listed(&path, &entries, failure);
             let mut inside = Vec::new();
             for Found { name, attr } in entries {
                 let path = walk::join(&path, &name);

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fs::walk::{self, Found, Listing, Walk};
 use crate::fs::{Attr, DeviceNumber, FileType, Filesystem, Ino, LastLink, resolve};
 
@@ -56,8 +56,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
         } else if args.long || args.recursive || context.settings.json {
             listing.directory(path.to_vec(), attr.ino, args.recursive).await?;
         } else {
-            let named = |error: Error| error.context(String::from_utf8_lossy(path));
-            listing.names(attr.ino).await.map_err(named)?;
+            listing.names(path, attr.ino).await?;
         }
         listing.finish()
     })
@@ -80,11 +79,13 @@ struct JsonList {
 
 impl Lister<'_> {
     /// Names alone: no inode is needed, and each one saved is a read over the network saved.
-    async fn names(&mut self, directory: Ino) -> Result<()> {
-        for entry in walk::names(self.filesystem, directory).await? {
+    async fn names(&mut self, path: &[u8], directory: Ino) -> Result<()> {
+        let (entries, failure) = walk::names(self.filesystem, directory).await;
+        for entry in &entries {
             self.out.name(&entry.name)?;
             self.out.line("")?;
         }
+        self.tally.listed(path, &entries, failure);
         Ok(())
     }
 
@@ -93,15 +94,12 @@ impl Lister<'_> {
         let mut walk = Walk::new(self.filesystem);
         walk.enter(vec![(path, ino)]);
         let mut first = true;
-        while let Some(Listing { path, entries, .. }) = walk.next().await {
-            let entries = match entries {
-                Ok(entries) => entries,
-                Err(error) => {
-                    self.tally.failed(&error.context(String::from_utf8_lossy(&path)));
-                    continue;
-                }
-            };
-            self.tally.done();
+        while let Some(Listing { path, entries, failure, .. }) = walk.next().await {
+            let unread = failure.is_some() && entries.is_empty();
+            self.tally.listed(&path, &entries, failure);
+            if unread {
+                continue;
+            }
             if recursive && self.json.is_none() {
                 if !first {
                     self.out.line("")?;

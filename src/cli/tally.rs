@@ -24,6 +24,16 @@ impl Tally {
         self.first_failure.get_or_insert(error.kind());
     }
 
+    /// Counts a directory: a success where some of it can be read, a failure where some cannot.
+    pub(crate) fn listed<T>(&mut self, path: &[u8], entries: &[T], failure: Option<Error>) {
+        if failure.is_none() || !entries.is_empty() {
+            self.done();
+        }
+        if let Some(error) = failure {
+            self.failed(&error.context(String::from_utf8_lossy(path)));
+        }
+    }
+
     /// Done where nothing failed, the first failure's code where nothing succeeded, else partly done.
     pub(crate) fn exit(&self) -> Exit {
         match self.first_failure {

@@ -104,18 +104,14 @@ impl Archive<'_> {
         }
         let mut walk = Walk::new(filesystem);
         walk.enter(vec![(name, attr.ino)]);
-        while let Some(Listing { path, ino, entries }) = walk.next().await {
+        while let Some(Listing { path, ino, entries, failure }) = walk.next().await {
             // A directory stands right before what is in it: tar sets its time when it has left it behind.
             let attr = filesystem.getattr(ino).await;
             let member = prepare(filesystem, path.clone(), attr).await;
             self.put(&base, &path, member).await?;
-            let entries = match entries {
-                Ok(entries) => entries,
-                Err(error) => {
-                    self.fail(&base, &path, &error);
-                    continue;
-                }
-            };
+            if let Some(error) = failure {
+                self.fail(&base, &path, &error);
+            }
             let is_directory = |found: &Found| {
                 let directory = |attr: &Attr| attr.file_type == FileType::Directory;
                 found.attr.as_ref().is_ok_and(directory) && Name::parse(&found.name).is_ok()

@@ -24,15 +24,11 @@ pub async fn verify(filesystem: &dyn Filesystem, data: bool, report: &Report) {
     let mut walk = Walk::new(filesystem);
     walk.enter(vec![(b"/".to_vec(), filesystem.root())]);
     let mut seen: HashSet<Ino> = HashSet::new();
-    while let Some(Listing { path, entries, .. }) = walk.next().await {
-        let entries = match entries {
-            Ok(entries) => entries,
-            Err(error) => {
-                report.failure(&error.context(String::from_utf8_lossy(&path)));
-                continue;
-            }
-        };
-        report.directory_done();
+    while let Some(Listing { path, entries, failure, .. }) = walk.next().await {
+        match failure {
+            Some(error) => report.failure(&error.context(String::from_utf8_lossy(&path))),
+            None => report.directory_done(),
+        }
         let mut files = Vec::new();
         let mut inside = Vec::new();
         for found in entries {

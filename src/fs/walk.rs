@@ -36,8 +36,10 @@ pub struct Listing {
     pub path: Vec<u8>,
     /// Its inode.
     pub ino: Ino,
-    /// Its entries by name, without `.` and `..`, or why it cannot be read.
-    pub entries: Result<Vec<Found>>,
+    /// Its entries by name, without `.` and `..`, as far as they can be read.
+    pub entries: Vec<Found>,
+    /// Why some or all of them cannot.
+    pub failure: Option<Error>,
 }
 
 /// A way through directories: those that were entered last come first.
@@ -48,12 +50,15 @@ pub struct Walk<'a> {
     tickets: u64,
     reading: FuturesUnordered<Pin<Box<dyn Future<Output = Ready> + Send + 'a>>>,
     /// What was read before its turn.
-    ready: HashMap<u64, Result<Vec<Found>>>,
+    ready: HashMap<u64, Listed<Found>>,
     started: HashSet<u64>,
     seen: HashSet<Ino>,
 }
 
-type Ready = (u64, Result<Vec<Found>>);
+type Ready = (u64, Listed<Found>);
+
+/// What can be read of a directory, and why some or all of it cannot.
+type Listed<T> = (Vec<T>, Option<Error>);
 
 impl<'a> Walk<'a> {
     /// A walk that has entered nothing yet.
@@ -86,66 +91,65 @@ impl<'a> Walk<'a> {
             }
         }
         let (ticket, path, ino) = self.pending.pop()?;
-        let entries = loop {
-            if let Some(entries) = self.ready.remove(&ticket) {
-                break entries;
+        let (entries, failure) = loop {
+            if let Some(listed) = self.ready.remove(&ticket) {
+                break listed;
             }
-            let (other, entries) = self
+            let (other, listed) = self
                 .reading
                 .next()
                 .await
                 .expect("a directory in front is being read until it is ready");
-            self.ready.insert(other, entries);
+            self.ready.insert(other, listed);
         };
         self.started.remove(&ticket);
-        let entries = if self.seen.insert(ino) {
-            entries
-        } else {
-            Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("{ino} is a directory that stands elsewhere already"),
-            ))
-        };
-        Some(Listing { path, ino, entries })
+        if !self.seen.insert(ino) {
+            let what = format!("{ino} is a directory that stands elsewhere already");
+            let failure = Some(Error::new(ErrorKind::Corrupt, what));
+            return Some(Listing { path, ino, entries: Vec::new(), failure });
+        }
+        Some(Listing { path, ino, entries, failure })
     }
 }
 
 /// All entries of a directory but `.` and `..`, by name, each with its inode.
-///
-/// # Errors
-/// Those of the directory itself.
-pub async fn list(filesystem: &dyn Filesystem, directory: Ino) -> Result<Vec<Found>> {
-    let entries = names(filesystem, directory).await?;
+async fn list(filesystem: &dyn Filesystem, directory: Ino) -> Listed<Found> {
+    let (entries, failure) = names(filesystem, directory).await;
     let inodes: Vec<Ino> = entries.iter().map(|entry| entry.ino).collect();
     filesystem.prefetch_inodes(&inodes);
     let look = |entry: DirEntry| async move {
         Found { name: entry.name, attr: filesystem.getattr(entry.ino).await }
     };
-    Ok(stream::iter(entries).map(look).buffered(INODES).collect().await)
+    (stream::iter(entries).map(look).buffered(INODES).collect().await, failure)
 }
 
-/// All entries of a directory but `.` and `..`, by name; no inode is read.
-///
-/// # Errors
-/// Those of the directory itself.
-pub async fn names(filesystem: &dyn Filesystem, directory: Ino) -> Result<Vec<DirEntry>> {
+/// All entries of a directory but `.` and `..`, by name; no inode is read. Where it is damaged, those that are not, and what
+/// is wrong.
+pub async fn names(filesystem: &dyn Filesystem, directory: Ino) -> Listed<DirEntry> {
     let mut entries: Vec<DirEntry> = Vec::new();
     let mut cookie = 0;
-    loop {
-        let batch = filesystem.readdir(directory, cookie).await?;
-        let Some(last) = batch.last() else { break };
+    let failure = loop {
+        let batch = match filesystem.readdir(directory, cookie).await {
+            Ok(batch) => batch,
+            // That is told where the listing ends.
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::BadChecksum) => {
+                break Some(error);
+            }
+            Err(error) => return (Vec::new(), Some(error)),
+        };
+        let Some(last) = batch.last() else { break None };
         cookie = last.cookie;
         if entries.len() > MAX_ENTRIES {
-            return Err(Error::new(
+            let error = Error::new(
                 ErrorKind::Unsupported,
                 format!("{directory}: more than {MAX_ENTRIES} entries in one directory"),
-            )
-            .with_hint("`mount` and `extract` have no such bound"));
+            );
+            return (Vec::new(), Some(error.with_hint("`mount` and `extract` have no such bound")));
         }
         entries.extend(batch.into_iter().filter(|entry| entry.name != b"." && entry.name != b".."));
-    }
+    };
     entries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
+    (entries, failure)
 }
 
 /// `directory` and a name in it.
@@ -169,14 +173,14 @@ mod tests {
         let mut all = Vec::new();
         while let Some(listing) = walk.next().await {
             let path = String::from_utf8(listing.path.clone()).unwrap();
-            let entries = listing.entries.as_deref().unwrap_or_default();
-            let inside = entries.iter().filter_map(|found| {
+            let inside = listing.entries.iter().filter_map(|found| {
                 let attr = found.attr.as_ref().unwrap();
                 let directory = attr.file_type == FileType::Directory;
                 directory.then(|| (join(&listing.path, &found.name), attr.ino))
             });
             walk.enter(inside.collect());
-            all.push((path, listing.entries.map(|entries| entries.len())));
+            let count = listing.entries.len();
+            all.push((path, listing.failure.map_or(Ok(count), Err)));
         }
         all
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 
 use crate::common::{Snapbrowse, can_run, run};
 use crate::image::{Image, NEEDS};
@@ -79,6 +79,49 @@ fn some_of_several_is_3() {
     for arguments in nothing {
         image.snapbrowse.fails(10, arguments);
     }
+}
+
+#[test]
+fn a_directory_with_a_damaged_block_is_shown_without_that() {
+    if !can_run("a_directory_with_a_damaged_block_is_shown_without_that", NEEDS) {
+        return;
+    }
+    const NAME: &str = "of-three-hundred-";
+    let image = Image::new();
+    let tree = image.path("damaged-tree");
+    fs::create_dir_all(tree.join("many")).unwrap();
+    for index in 0..300 {
+        fs::write(tree.join(format!("many/{NAME}{index}")), "x").unwrap();
+    }
+    let (tree, disk) = (tree.to_str().unwrap().to_owned(), image.path("damaged"));
+    let disk = disk.to_str().unwrap();
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-b", "1024", "-d", &tree, disk, "16M"]);
+    let block = String::from_utf8(run("debugfs", &["-R", "bmap /many 4", disk])).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(disk).unwrap();
+    // The length of the first entry.
+    file.write_all_at(&[3, 0], block.trim().parse::<u64>().unwrap() * 1024 + 4).unwrap();
+
+    let shown = |arguments: &[&str]| {
+        let output = image.snapbrowse.output(arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {said}");
+        assert!(said.contains("/many: inode"), "{arguments:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let listings: [&[&str]; 5] = [
+        &["ls", disk, "/many"],
+        &["ls", "-l", disk, "/many"],
+        &["ls", "-R", disk],
+        &["find", disk, "/many", "--type", "f"],
+        &["tar", disk, "/many"],
+    ];
+    for arguments in listings {
+        let names = shown(arguments).matches(NAME).count();
+        assert!((250..300).contains(&names), "{arguments:?}: {names} names");
+    }
+    let verdict = shown(&["verify", disk]);
+    let files = verdict.strip_prefix("read 2").is_some_and(|rest| rest[2..].starts_with(" files"));
+    assert!(files && verdict.contains("1 cannot be restored"), "{verdict}");
 }
 
 #[test]

@@ -213,10 +213,17 @@ fn holes_and_a_wrong_count_of_blocks_cut_no_listing() {
                 let (names, error) = list(&image.open().await.unwrap(), b"many").await;
                 assert_eq!((names.len(), error), (2002, None), "{blocks}");
             }
+            let (all, _) = list(&image.open().await.unwrap(), b"many").await;
             image.set("punch many 3 5");
-            let (names, error) = list(&image.open().await.unwrap(), b"many").await;
+            let fs = image.open().await.unwrap();
+            let (names, error) = list(&fs, b"many").await;
             assert!(names.len() > 1800 && names.len() < 2002, "{}", names.len());
-            assert_eq!(error, None);
+            // The names in the hole are lost, and that is told.
+            assert_eq!(error, Some(ErrorKind::Corrupt));
+            let many = fs.lookup(fs.root(), b"many").await.unwrap();
+            let lost = all.iter().find(|name| !names.contains(name)).unwrap();
+            assert_eq!(fs.lookup(many, lost).await.unwrap_err().kind(), ErrorKind::Corrupt);
+            assert!(fs.lookup(many, names.last().unwrap()).await.is_ok());
         });
     }
 }

@@ -90,7 +90,7 @@ impl Disk {
     /// The entries after `cookie`, which is the position of the next entry in the directory, as in ext2.
     ///
     /// Damage does not hide what can still be read: a damaged block is passed over, and its error is the last answer
-    /// of the listing, where the end would be. A size that reaches past the last block is damage too.
+    /// of the listing, where the end would be. A hole is damage too: the names in it are lost.
     pub(super) async fn readdir(&self, ino: Ino, cookie: u64) -> Result<Vec<DirEntry>> {
         let dir = self.directory(ino).await?;
         let naming = self.naming(&dir).await?;
@@ -125,11 +125,8 @@ impl Disk {
                     at += 1;
                 }
                 Ok(Err(hole)) => {
+                    self.note_damage(ino, missing(&dir, at))?;
                     at = at.saturating_add(hole);
-                    if at >= blocks {
-                        let what = "its size reaches past its last block";
-                        self.note_damage(ino, corrupt(format!("{ino}: {what}")))?;
-                    }
                 }
                 Err(error) if is_damage(&error) => {
                     self.note_damage(ino, error)?;
@@ -248,6 +245,7 @@ impl Disk {
             let found = match self.dir_block(dir, FileBlock(at)).await {
                 Ok(Ok(block)) => self.search_block(dir, FileBlock(at), &block, naming, name),
                 Ok(Err(hole)) => {
+                    damage = damage.or_else(|| Some(missing(dir, at)));
                     at = at.saturating_add(hole);
                     continue;
                 }
@@ -280,6 +278,11 @@ impl Disk {
         }
         Ok(None)
     }
+}
+
+/// Directories have no holes (kernel: "Directory hole found").
+fn missing(dir: &File, at: u64) -> Error {
+    corrupt(format!("{}: {} is missing", dir.ino, FileBlock(at)))
 }
 
 fn dir_entry(naming: &Naming, entry: &Dirent<'_>, position: u64) -> Result<DirEntry> {
