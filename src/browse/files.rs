@@ -153,6 +153,19 @@ impl Browse {
         }
     }
 
+    /// Before its login a target is open to everybody, whatever its root directory will be.
+    async fn make_real(&self, dir: Ino) -> Result<bool> {
+        let Place::Node(id) = Place::of(dir) else { return Ok(true) };
+        let (Kind::Target(target) | Kind::Volume(target, _)) = self.node(id)?.kind else {
+            return Ok(true);
+        };
+        let was_real = target.live().is_some();
+        if !was_real {
+            self.enter(dir).await?;
+        }
+        Ok(was_real)
+    }
+
     async fn find(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
         match self.enter(dir).await? {
             Where::Inside(inside) => {
@@ -402,6 +415,22 @@ impl Filesystem for Browse {
             }
             Ok(())
         })
+    }
+
+    fn settle(&self, dir: Ino) -> Pending<'_, bool> {
+        Box::pin(self.make_real(dir))
+    }
+
+    fn attr_lifetime(&self, ino: Ino) -> Duration {
+        let changes = match Place::of(ino) {
+            Place::Inode(..) => false,
+            Place::Node(id) => match self.shared.read().get(id) {
+                Some(node) => matches!(node.kind, Kind::Target(_) | Kind::Volume(..)),
+                None => false,
+            },
+        };
+        // What a login changes must not be kept over it.
+        if changes { Duration::ZERO } else { self.lifetime(ino) }
     }
 
     fn lifetime(&self, ino: Ino) -> Duration {

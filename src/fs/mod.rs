@@ -68,6 +68,17 @@ pub trait Filesystem: Send + Sync + 'static {
         UNCHANGING
     }
 
+    /// How long the attributes of `ino` stay true, where that is not as long as the names in it.
+    fn attr_lifetime(&self, ino: Ino) -> Duration {
+        self.lifetime(ino)
+    }
+
+    /// Makes sure that `getattr` tells what permissions in `dir` are to be checked by; `false` where it did not until now,
+    /// so that whoever has checked them has to do that again.
+    fn settle(&self, _dir: Ino) -> Pending<'_, bool> {
+        Box::pin(future::ready(Ok(true)))
+    }
+
     /// Damage in the journal that was passed over when it was played back, or would be: files read as if it had not been
     /// committed.
     fn check_journal(&self) -> Pending<'_, Vec<Error>> {

@@ -42,7 +42,7 @@ pub(super) const PROCESS_XATTR: &str = "user.snapbrowse.process";
 pub(super) struct Server {
     view: Arc<View>,
     files: Arc<Handles<dyn FileReader>>,
-    directories: Handles<Listing>,
+    directories: Arc<Handles<Listing>>,
     watch: Arc<Watch>,
     runtime: Handle,
     kernel_checks_permissions: bool,
@@ -59,7 +59,7 @@ impl Server {
         Self {
             view: Arc::new(view),
             files: Arc::default(),
-            directories: Handles::default(),
+            directories: Arc::default(),
             watch: Arc::default(),
             runtime,
             kernel_checks_permissions,
@@ -116,6 +116,19 @@ fn refuse(request: &str, view: &View, node: INodeNo, error: &Error) -> Errno {
     if view.is_a_tree_of_targets() { errno(error.kind()) } else { device_errno(error.kind()) }
 }
 
+/// Where the kernel has `checked` permissions by attributes that were not the real ones yet, it has to do that again: with
+/// `ESTALE` it begins the whole path anew, and whoever asked sees nothing of it.
+async fn settle(checked: bool, view: &View, dir: INodeNo) -> Result<(), Errno> {
+    if !checked {
+        return Ok(());
+    }
+    match view.settle(dir).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Errno::ESTALE),
+        Err(error) => Err(refuse("enter", view, dir, &error)),
+    }
+}
+
 impl fuser::Filesystem for Server {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
@@ -141,11 +154,18 @@ impl fuser::Filesystem for Server {
 
     fn lookup(&self, _: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (view, name) = (Arc::clone(&self.view), name.as_bytes().to_vec());
+        let checked = self.kernel_checks_permissions;
         self.run(async move {
+            if let Err(errno) = settle(checked, &view, dir).await {
+                return reply.error(errno);
+            }
             let found = view.lookup(dir, &name).await;
             let ttl = view.lifetime(dir);
             match found {
-                Ok(Some((attr, generation))) => reply.entry(&ttl, &attr, generation),
+                Ok(Some((attr, generation))) => {
+                    let attr_ttl = view.attr_lifetime(attr.ino).min(ttl);
+                    reply.entry_with_ttls(&attr_ttl, &ttl, &attr, generation);
+                }
                 // Node 0 with a time to live: the kernel remembers that there is no such name.
                 Ok(None) => reply.entry(&ttl, &absent(), Generation(0)),
                 Err(error) => reply.error(refuse("look up in", &view, dir, &error)),
@@ -157,7 +177,7 @@ impl fuser::Filesystem for Server {
         let view = Arc::clone(&self.view);
         self.run(async move {
             match view.attr(node).await {
-                Ok(attr) => reply.attr(&view.lifetime(node), &attr),
+                Ok(attr) => reply.attr(&view.attr_lifetime(node), &attr),
                 Err(error) => reply.error(refuse("stat", &view, node, &error)),
             }
         });
@@ -239,13 +259,19 @@ impl fuser::Filesystem for Server {
     }
 
     fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let handle = self.directories.insert(Arc::default());
-        let cache = if self.view.lifetime(node) == UNCHANGING {
-            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR
-        } else {
-            FopenFlags::empty()
-        };
-        reply.opened(handle, cache);
+        let (view, directories) = (Arc::clone(&self.view), Arc::clone(&self.directories));
+        let checked = self.kernel_checks_permissions;
+        self.run(async move {
+            if let Err(errno) = settle(checked, &view, node).await {
+                return reply.error(errno);
+            }
+            let cache = if view.lifetime(node) == UNCHANGING {
+                FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR
+            } else {
+                FopenFlags::empty()
+            };
+            reply.opened(directories.insert(Arc::default()), cache);
+        });
     }
 
     fn readdir(
@@ -289,7 +315,10 @@ impl fuser::Filesystem for Server {
             let listed = view.list(dir, &listing, cookie, Want::Attributes, |listed| {
                 let entry = listed.entry;
                 let (ttl, (attr, generation)) = match listed.attr() {
-                    Some(known) => (view.lifetime(dir), known),
+                    Some(known) => {
+                        let ttl = view.lifetime(dir).min(view.attr_lifetime(known.0.ino));
+                        (ttl, known)
+                    }
                     None => {
                         let attr = node::unreadable(entry.ino, entry.file_type);
                         (Duration::ZERO, (attr, Generation(0)))

@@ -60,6 +60,16 @@ impl View {
         self.fs.lifetime(self.ino(node))
     }
 
+    /// How long the kernel may keep the attributes of a node.
+    pub(super) fn attr_lifetime(&self, node: INodeNo) -> Duration {
+        self.fs.attr_lifetime(self.ino(node))
+    }
+
+    /// Whether the kernel can have checked permissions in `dir` by its real attributes.
+    pub(super) async fn settle(&self, dir: INodeNo) -> Result<bool> {
+        self.fs()?.settle(self.ino(dir)).await
+    }
+
     /// Whether there is more below the root than the one file system of a snapshot, which never changes.
     pub(super) fn is_a_tree_of_targets(&self) -> bool {
         self.lifetime(INodeNo::ROOT) != UNCHANGING
