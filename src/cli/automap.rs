@@ -99,11 +99,14 @@ async fn find(context: &Context, target: &Name) -> Result<Entry> {
     if let Some(entry) = told(&answers, target) {
         return Ok(entry);
     }
-    // A portal that does not tell may have it all the same: the login will show.
+    // A portal that does not tell may have it all the same, and each one when the mount has had it presented: the login
+    // will show.
+    let presentable = settings.config.hooks.may_present(&target.0)?;
     let mut silent = Vec::new();
     for answer in &answers {
-        if let Err(error) = &answer.result {
-            tracing::warn!("{error}");
+        let failure = answer.result.as_ref().err();
+        failure.into_iter().for_each(|error| tracing::warn!("{error}"));
+        if presentable || failure.is_some() {
             silent.push(&answer.url);
         }
     }

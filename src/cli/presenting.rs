@@ -91,6 +91,18 @@ fn first(portals: &[Portal]) -> String {
 }
 
 impl HooksConfig {
+    /// Whether a target can be presented that no portal tells of yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a pattern that is none.
+    pub(crate) fn may_present(&self, target: &str) -> Result<bool> {
+        if self.present.is_none() {
+            return Ok(false);
+        }
+        let Some(pattern) = &self.targets else { return Ok(true) };
+        Ok(glob("hooks.targets", pattern)?.compile_matcher().is_match(target))
+    }
+
     /// The longest that a hook may take.
     ///
     /// # Errors

@@ -80,6 +80,22 @@ fn a_portal_that_does_not_answer_is_believed_to_have_the_target() {
 }
 
 #[test]
+fn what_hooks_can_present_has_an_entry_before_any_portal_tells_of_it() {
+    let test = "what_hooks_can_present_has_an_entry_before_any_portal_tells_of_it";
+    if !can_run(test, &[Need::Program("tgtd")]) {
+        return;
+    }
+    let mut tgtd = Tgtd::start();
+    tgtd.add_target("other");
+    let hooks = "[hooks]\npresent = ['true']\ntargets = '*:snap-*'\n";
+    let snapbrowse = configured(&format!("portals = ['{}']\n{hooks}", tgtd.address()));
+    let target = "iqn.2001-05.com.example:snap-1";
+    let printed = String::from_utf8(snapbrowse.run(["automap", target])).unwrap();
+    assert_eq!(printed, entry(&format!("iscsi://{}/{target}", tgtd.address())));
+    assert!(snapbrowse.fails(10, ["automap", KNOWN]).contains("no such target"));
+}
+
+#[test]
 fn called_by_its_link_it_takes_any_key_and_refuses_what_names_no_target() {
     let dir = tempfile::tempdir().unwrap();
     let snapbrowse = configured(&nodes(dir.path(), "192.0.2.1,3260,1"));
