@@ -14,7 +14,7 @@ mod target;
 mod tests;
 mod tree;
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use globset::GlobMatcher;
@@ -38,6 +38,8 @@ pub struct Options {
     pub refresh: Duration,
     /// How many targets may be logged in at a time.
     pub max_sessions: usize,
+    /// How long a login waits for another target to be out of use where no more may be logged in.
+    pub patience: Duration,
     /// Which targets are shown; all of them where there is none.
     pub targets: Option<GlobMatcher>,
     /// Readable names beside the targets' own.
@@ -46,6 +48,9 @@ pub struct Options {
 
 /// How soon after one discovery a name that nobody knows may cause the next.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
+
+/// How often a login that waits for room looks whether there is some.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The tree of all targets. Clones are the same tree.
 #[derive(Clone)]
@@ -59,6 +64,8 @@ struct Shared {
     tree: RwLock<Tree>,
     discovery: tokio::sync::Mutex<Option<Instant>>,
     failures: RwLock<Vec<Error>>,
+    /// How many logins are being made; they count as much as those that are.
+    under_way: Mutex<usize>,
     /// The times of the tree's own directories.
     started: Timestamp,
     /// Whose they are: those of the one who browses.
@@ -81,6 +88,7 @@ impl Browse {
             tree: RwLock::new(tree),
             discovery: tokio::sync::Mutex::new(None),
             failures: RwLock::default(),
+            under_way: Mutex::default(),
             started: now(),
             owner: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
         });
@@ -153,9 +161,8 @@ impl Shared {
 
     /// A name that nobody knows may be a snapshot presented a moment ago.
     async fn refresh_for(&self, name: &[u8]) -> bool {
-        let is_target = [&b"iqn."[..], b"eui.", b"naa."].iter().any(|form| name.starts_with(form));
         let asked = Instant::now();
-        if !is_target {
+        if !names::is_target_name(name) {
             return false;
         }
         let last = *self.discovery.lock().await;
@@ -212,10 +219,10 @@ impl Shared {
         if let Some(live) = target.live() {
             return Ok(live);
         }
-        self.make_room(target).await?;
         let (shared, owner) = (Arc::clone(self), Arc::clone(target));
         let new_slots = move |count| shared.write().new_slots(&owner, count);
-        let live = target.log_in(&self.san, new_slots).await?;
+        let room = Arc::clone(self).make_room();
+        let live = target.log_in(&self.san, room, new_slots).await?;
         self.show_volumes(target, &live);
         Ok(live)
     }
@@ -244,24 +251,33 @@ impl Shared {
         self.options.aliases.apply(&mut tree);
     }
 
-    /// Logs the longest unused target out where as many are logged in as may be.
-    async fn make_room(&self, newcomer: &Arc<Target>) -> Result<()> {
+    /// Room for one more login. Where as many targets are logged in, or about to be, as may be, the longest unused one is
+    /// logged out, or waited for while all are in use.
+    async fn make_room(self: Arc<Self>) -> Result<Room> {
+        let begun = Instant::now();
         loop {
             let targets = self.targets();
-            let others = targets.iter().filter(|target| !Arc::ptr_eq(target, newcomer));
-            let live: Vec<_> = others.filter(|target| target.live().is_some()).collect();
-            if live.len() < self.options.max_sessions {
-                return Ok(());
+            let live: Vec<_> = targets.iter().filter(|target| target.live().is_some()).collect();
+            {
+                let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+                if live.len().saturating_add(*under_way) < self.options.max_sessions {
+                    *under_way += 1;
+                    drop(under_way);
+                    return Ok(Room(self));
+                }
             }
             let idle = live.iter().filter_map(|target| target.idle().map(|idle| (idle, target)));
-            let Some((_, longest)) = idle.max_by_key(|(idle, _)| *idle) else {
+            if let Some((_, longest)) = idle.max_by_key(|(idle, _)| *idle) {
+                log_out(longest.take_idle().into_iter().collect()).await;
+            } else if begun.elapsed() < self.options.patience {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            } else {
                 return Err(Error::new(
                     ErrorKind::Busy,
-                    format!("{} targets are logged in and in use", live.len()),
+                    format!("{} targets are logged in and in use", self.options.max_sessions),
                 )
                 .with_hint("close files, or allow more with --max-sessions"));
-            };
-            log_out(longest.take_idle().into_iter().collect()).await;
+            }
         }
     }
 
@@ -294,6 +310,15 @@ impl Shared {
 
     fn read_failures(&self) -> RwLockReadGuard<'_, Vec<Error>> {
         self.failures.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One login that may be made; over when it is, for good or ill.
+struct Room(Arc<Shared>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        *self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
     }
 }
 

@@ -41,7 +41,7 @@ impl Aliases {
             captures.expand(alias, &mut name);
             Some(name)
         });
-        own.or_else(|| vendor_name(target)).map(|name| tame(&name)).filter(|name| is_safe(name))
+        own.or_else(|| vendor_name(target)).map(|name| tame(&name)).filter(|name| is_alias(name))
     }
 
     /// Readable names for targets, each with the target that it stands for; targets without one are left out.
@@ -67,7 +67,7 @@ impl Aliases {
         let mut aliases = Names::default();
         let mut volumes: BTreeMap<String, Names> = BTreeMap::new();
         for (target, own) in &targets {
-            let own = own.as_deref().map(tame).filter(|name| is_safe(name));
+            let own = own.as_deref().map(tame).filter(|name| is_alias(name));
             let Some(alias) = self.of(target).or(own) else { continue };
             if let Some((volume, date)) = split_date(&alias) {
                 volumes.entry(volume.to_owned()).or_default().add(date, target);
@@ -192,6 +192,17 @@ pub(super) fn is_safe(name: &str) -> bool {
     fits && !name.chars().any(|c| c == '/' || c.is_control())
 }
 
+/// Whether a name can stand in the root beside the targets' own. One that looks like a target's is another target's, today or
+/// when that is presented, and `by-volume` is ours.
+fn is_alias(name: &str) -> bool {
+    is_safe(name) && name != BY_VOLUME && !is_target_name(name.as_bytes())
+}
+
+/// Whether a name has the form of a target's (RFC 7143 section 4.2.7).
+pub(super) fn is_target_name(name: &[u8]) -> bool {
+    [&b"iqn."[..], b"eui.", b"naa."].iter().any(|form| name.starts_with(form))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,7 +258,9 @@ mod tests {
     fn a_name_has_no_meaning_in_a_path() {
         assert_eq!(alias("iqn.2026-01.test:a/../b"), "a_.._b");
         assert_eq!(Aliases::default().of("eui.02004567A425678D"), None);
-        for none in ["..", ".", "...", ""] {
+        for none in
+            ["..", ".", "...", "", "by-volume", "eui.02004567A425678D", "iqn.2026-01.test:b"]
+        {
             assert_eq!(Aliases::default().of(&format!("iqn.2026-01.test:{none}")), None);
         }
     }

@@ -64,8 +64,9 @@ pub struct OpenVolume {
     pub path: Vec<String>,
     /// Its files.
     pub filesystem: Arc<dyn Filesystem>,
-    /// Tells this file system from another one that later goes by the same name: capacity, UUID, times of writing.
-    pub identity: Vec<u8>,
+    /// Tells this file system from another one that later goes by the same name, a later snapshot of the same volume
+    /// too; where nothing can, the next login counts as another one.
+    pub identity: Option<Vec<u8>>,
     /// A line about it for people: type, label, journal.
     pub summary: String,
 }

@@ -65,8 +65,14 @@ pub(super) struct Incarnation {
     identities: Vec<Identity>,
 }
 
+impl Incarnation {
+    fn is(&self, identities: &[Identity]) -> bool {
+        self.identities == identities && identities.iter().all(|(_, identity)| identity.is_some())
+    }
+}
+
 /// Where a volume lies in its target, and what it holds.
-type Identity = (Vec<String>, Vec<u8>);
+type Identity = (Vec<String>, Option<Vec<u8>>);
 
 /// A login with its open file systems.
 pub(super) struct Live {
@@ -191,13 +197,15 @@ impl Target {
         self.read().live.clone()
     }
 
-    /// The login, made if there is none; the caller holds a lease. `new_slots` numbers volumes not seen before.
+    /// The login, made if there is none; the caller holds a lease. `room` is waited for before, and what it gives kept
+    /// until the login stands or has failed. `new_slots` numbers volumes not seen before.
     ///
     /// # Errors
-    /// Those of [`San::open`]; the last one again, without a new try, until its back-off has passed.
-    pub(super) async fn log_in(
+    /// Those of `room` and of [`San::open`]; of these the last one again, without a new try, until its back-off has passed.
+    pub(super) async fn log_in<R: Send>(
         self: &Arc<Self>,
         san: &Arc<dyn San>,
+        room: impl Future<Output = Result<R>> + Send + 'static,
         new_slots: impl Fn(usize) -> Vec<u32> + Send + 'static,
     ) -> Result<Arc<Live>> {
         if let Some(live) = self.live() {
@@ -211,6 +219,7 @@ impl Target {
                 return Ok(live);
             }
             target.check_backoff()?;
+            let _room = room.await?;
             let record = target.record();
             match san.open(&record).await {
                 Ok(open) => Ok(target.opened(open, new_slots)),
@@ -258,7 +267,7 @@ impl Target {
         let identities: Vec<Identity> = open.volumes.iter().map(identity).collect();
         let mut state = self.write();
         let incarnation = match &state.known {
-            Some(known) if known.identities == identities => Arc::clone(known),
+            Some(known) if known.is(&identities) => Arc::clone(known),
             _ => Arc::new(Incarnation { slots: new_slots(identities.len()), identities }),
         };
         let changed = open.volumes.iter().map(|_| OnceLock::new()).collect();

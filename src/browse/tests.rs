@@ -19,14 +19,14 @@ const DEAD: &str = "iqn.2026-01.test:dead";
 struct Disk {
     /// Path and contents of the one file of each volume.
     volumes: Vec<(Vec<&'static str>, &'static str)>,
-    identity: u8,
+    identity: Option<u8>,
     being_written: bool,
     failure: Option<ErrorKind>,
 }
 
 fn disk(contents: &'static str) -> Disk {
     let volumes = vec![(Vec::new(), contents)];
-    Disk { volumes, identity: 1, being_written: false, failure: None }
+    Disk { volumes, identity: Some(1), being_written: false, failure: None }
 }
 
 #[derive(Default)]
@@ -85,7 +85,7 @@ impl San for MemorySan {
                 OpenVolume {
                     path: path.into_iter().map(str::to_owned).collect(),
                     filesystem: Arc::new(fs),
-                    identity: vec![disk.identity],
+                    identity: disk.identity.map(|identity| vec![identity]),
                     summary: "memory".to_owned(),
                 }
             };
@@ -117,10 +117,15 @@ fn san() -> Arc<MemorySan> {
 }
 
 async fn tree_of(san: &Arc<MemorySan>, max_sessions: usize) -> Browse {
+    patient_tree_of(san, max_sessions, Duration::ZERO).await
+}
+
+async fn patient_tree_of(san: &Arc<MemorySan>, max_sessions: usize, patience: Duration) -> Browse {
     let options = Options {
         idle: Duration::ZERO,
         refresh: Duration::from_secs(60),
         max_sessions,
+        patience,
         targets: None,
         aliases: Aliases::default(),
     };
@@ -219,11 +224,21 @@ async fn another_snapshot_under_the_same_name_gets_numbers_of_its_own() {
     let tree = tree_of(&san, 9).await;
     let before = walk(&tree, &[HOME, "dir", "file"]).await.unwrap();
     tree.shared.log_out_idle().await;
-    san.put(HOME, Disk { identity: 2, ..disk("new") });
+    san.put(HOME, Disk { identity: Some(2), ..disk("new") });
     let after = walk(&tree, &[HOME, "dir", "file"]).await.unwrap();
     assert_ne!(before, after);
     assert_eq!(tree.getattr(before).await.unwrap_err().kind(), ErrorKind::Stale);
     assert_eq!(contents(&tree, &[HOME, "dir", "file"]).await.unwrap(), "new");
+}
+
+#[tokio::test]
+async fn a_volume_that_nothing_tells_from_another_gets_new_numbers_with_each_login() {
+    let san = san();
+    san.put(HOME, Disk { identity: None, ..disk("home") });
+    let tree = tree_of(&san, 9).await;
+    let before = walk(&tree, &[HOME, "dir", "file"]).await.unwrap();
+    tree.shared.log_out_idle().await;
+    assert_ne!(walk(&tree, &[HOME, "dir", "file"]).await.unwrap(), before);
 }
 
 #[tokio::test]
@@ -247,7 +262,7 @@ async fn several_volumes_stand_in_directories() {
     assert_eq!(contents(&tree, &second).await.unwrap(), "second");
     // Back to one: the directories make room for it.
     tree.shared.log_out_idle().await;
-    san.put(MAIL, Disk { identity: 7, ..disk("only") });
+    san.put(MAIL, Disk { identity: Some(7), ..disk("only") });
     assert_eq!(contents(&tree, &[MAIL, "dir", "file"]).await.unwrap(), "only");
     assert_eq!(names(&tree, target).await, [".", "..", "dir"]);
 }
@@ -317,6 +332,22 @@ async fn the_longest_unused_target_makes_room_for_the_next() {
 }
 
 #[tokio::test]
+async fn logins_at_the_same_time_are_no_more_than_may_be_and_a_failed_one_costs_nobody_its_own() {
+    let san = san();
+    let tree = patient_tree_of(&san, 1, Duration::from_secs(20)).await;
+    let (home, mail) = tokio::join!(walk(&tree, &[HOME, "dir"]), walk(&tree, &[MAIL, "dir"]));
+    assert!(home.is_ok() && mail.is_ok(), "{home:?} {mail:?}");
+    // The second one has waited for the first one to be out of use.
+    assert_eq!((san.logins(), san.logouts()), (2, 1));
+    assert!(walk(&tree, &[DEAD, "dir"]).await.is_err());
+    assert_eq!((san.logins(), san.logouts()), (3, 2));
+    assert!(walk(&tree, &[HOME, "dir"]).await.is_ok());
+    // It is not tried again yet, so nobody has to make room for it.
+    assert!(walk(&tree, &[DEAD, "dir"]).await.is_err());
+    assert_eq!((san.logins(), san.logouts()), (4, 2));
+}
+
+#[tokio::test]
 async fn a_volume_that_is_being_written_fails_alone() {
     let san = san();
     san.put(HOME, Disk { being_written: true, ..disk("home") });
@@ -338,6 +369,7 @@ async fn no_portal_at_all_is_an_error() {
         idle: Duration::ZERO,
         refresh: Duration::from_secs(60),
         max_sessions: 1,
+        patience: Duration::ZERO,
         targets: None,
         aliases: Aliases::default(),
     };

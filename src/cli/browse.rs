@@ -19,6 +19,7 @@ use super::exit::Exit;
 use super::mount_options::Mounting;
 use super::notify::{State, notify};
 use super::san::PortalSan;
+use super::settings::Settings;
 use super::source::portals;
 use super::{Signals, units, unless_interrupted};
 
@@ -66,8 +67,8 @@ pub(crate) struct TreeArgs {
 
 impl TreeArgs {
     /// With what the configuration says where no flag does.
-    fn options(self, config: &Config) -> Result<Options> {
-        let file = &config.browse;
+    fn options(self, settings: &Settings) -> Result<Options> {
+        let file = &settings.config.browse;
         let time = |flag: Option<Duration>, key: &str, text: &Option<String>, default| {
             let wrong = |why| Error::new(ErrorKind::Usage, format!("configuration: {key}: {why}"));
             match (flag, text) {
@@ -91,8 +92,9 @@ impl TreeArgs {
             idle: time(self.idle, "browse.idle", &file.idle, DEFAULT_IDLE)?,
             refresh: refresh.max(Duration::from_secs(1)),
             max_sessions: max_sessions.into(),
+            patience: settings.timeout,
             targets: targets.as_ref().map(Glob::compile_matcher),
-            aliases: aliases(config)?,
+            aliases: aliases(&settings.config)?,
         })
     }
 }
@@ -110,7 +112,7 @@ pub(crate) async fn run(
     let portal_args: Vec<SourceArg> = portal_args.iter().cloned().map(SourceArg::from).collect();
     let urls = context.settings.portals(&portal_args)?;
     let name = urls.iter().map(portals).collect::<Vec<_>>().join(" ");
-    let tree_options = args.tree.options(&context.settings.config)?;
+    let tree_options = args.tree.options(&context.settings)?;
     let san = Arc::new(PortalSan::new(Arc::clone(&context), urls));
     let browse =
         unless_interrupted(signals, async move { Browse::new(san, tree_options).await }).await?;

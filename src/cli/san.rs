@@ -1,7 +1,8 @@
 //! The SAN behind a tree of targets: discovery and logins with what the settings say.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future;
 
@@ -15,19 +16,19 @@ use crate::iscsi::{self, IscsiUrl, Lun, LunInfo, Session, TargetRecord};
 use crate::volume::{self, Content, Volume};
 
 use super::context::Context;
-
-/// Where a superblock lies in its volume, in every ext file system.
-const SUPERBLOCK: u64 = 1024;
+use super::units::show_size;
 
 /// The targets of some portals.
 pub(crate) struct PortalSan {
     context: Arc<Context>,
     portals: Vec<IscsiUrl>,
+    /// Which of them told of each target last: by its address alone one that was asked for by name is not recognised.
+    told: Mutex<HashMap<String, usize>>,
 }
 
 impl PortalSan {
     pub(crate) fn new(context: Arc<Context>, portals: Vec<IscsiUrl>) -> Self {
-        Self { context, portals }
+        Self { context, portals, told: Mutex::default() }
     }
 
     async fn ask(&self, url: &IscsiUrl) -> Result<Vec<TargetRecord>> {
@@ -35,11 +36,10 @@ impl PortalSan {
         iscsi::discover(&url.portals, &config).await
     }
 
-    /// The address under which a portal answered, with the name of a target that it reported.
+    /// The portal that told of a target, else the first one, with the target's name.
     fn url(&self, record: &TargetRecord) -> Option<IscsiUrl> {
-        let reported =
-            |url: &&IscsiUrl| record.portals.iter().any(|(portal, _)| url.portals.contains(portal));
-        let url = self.portals.iter().find(reported).or(self.portals.first())?;
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let url = self.portals.get(told.get(&record.name).copied().unwrap_or(0))?;
         Some(IscsiUrl { target: Some(record.name.clone()), lun: None, ..url.clone() })
     }
 
@@ -93,10 +93,23 @@ impl PortalSan {
     async fn ask_all(&self) -> Discovery {
         let answers = future::join_all(self.portals.iter().map(|url| self.ask(url))).await;
         let mut found = Discovery::default();
-        for answer in answers {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *told);
+        for (portal, answer) in answers.into_iter().enumerate() {
             match answer {
-                Ok(records) => records.into_iter().for_each(|record| found.add(record)),
-                Err(error) => found.failures.push(error),
+                Ok(records) => {
+                    for record in records {
+                        told.entry(record.name.clone()).or_insert(portal);
+                        found.add(record);
+                    }
+                }
+                Err(error) => {
+                    // It says nothing about its targets.
+                    for (name, _) in before.iter().filter(|(_, of)| **of == portal) {
+                        told.entry(name.clone()).or_insert(portal);
+                    }
+                    found.failures.push(error);
+                }
             }
         }
         found
@@ -126,9 +139,11 @@ impl PortalSan {
             let lun = format!("lun{}", info.lun);
             match self.open_disk(session, info, &read).await {
                 Ok(found) => {
+                    let size = show_size(found.lun.len());
                     luns.push(found.lun);
                     notes.extend(found.notes.into_iter().map(|note| format!("{lun}: {note}")));
                     volumes.extend(found.volumes.into_iter().map(|mut volume| {
+                        volume.summary += &format!(", on {lun} of {size}");
                         if disks.len() > 1 {
                             volume.path.insert(0, lun.clone());
                         }
@@ -203,10 +218,7 @@ impl PortalSan {
     ) -> Result<(OpenVolume, Vec<String>)> {
         let ext = Ext::open(Arc::clone(&volume.source), self.context.settings.ext).await?;
         let summary = ext.summary();
-        let mut identity = device.len().to_le_bytes().to_vec();
-        let superblock = volume.source.read_fresh(SUPERBLOCK, 1024).await?;
-        identity.extend_from_slice(&superblock.into_bytes());
-        identity.extend_from_slice(&summary.journal.first_sequence.to_le_bytes());
+        let identity = ext.state().map(|state| [&device.len().to_le_bytes()[..], &state].concat());
         let journal = match (summary.journal.present, summary.journal.replayed) {
             (false, _) => "no journal",
             (true, true) => "journal replayed",

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::common::can_run;
+use crate::common::{KernelMount, Need, can_run, copy_image};
 use crate::san::{NEEDS, San, Tree, configured, contents, digests, text, wait_until};
 
 const FILE: &str = "dir3/file39";
@@ -31,6 +31,38 @@ fn a_target_made_again_under_its_name_is_not_served_from_old_pages() {
     wait_until("logout", || san.sessions("exchanged") == 0);
     tree.unmount();
     assert_eq!(san.all_sessions(), 0);
+}
+
+#[test]
+fn a_later_snapshot_of_the_same_volume_is_not_served_from_old_pages() {
+    let needs = [NEEDS, &[Need::Root]].concat();
+    if !can_run("a_later_snapshot_of_the_same_volume_is_not_served_from_old_pages", &needs) {
+        return;
+    }
+    let san = San::new();
+    let volume = san.disks.image("volume");
+    copy_image(&san.disks.image("ext4-2"), &volume);
+    let kernel = KernelMount::writable(&volume, 0, "noatime");
+    for (image, byte) in [("before", b'1'), ("after", b'2')] {
+        let file = fs::File::options().write(true).open(kernel.path().join(FILE)).unwrap();
+        file.write_all_at(&[byte; 5000], 0).unwrap();
+        file.sync_all().unwrap();
+        copy_image(&volume, &san.disks.image(image));
+    }
+    drop(kernel);
+    let [before, after] =
+        ["before", "after"].map(|image| fs::read(san.disks.image(image)).unwrap());
+    assert!(before[1024..2048] == after[1024..2048], "only the journal tells them apart");
+
+    san.exchange("exchanged", "before");
+    let snapbrowse = configured(&san);
+    let tree = Tree::mount(&snapbrowse, &["--idle", "200ms"]);
+    let begin = || fs::read(tree.of("exchanged").join(FILE)).unwrap()[..5000].to_vec();
+    assert!(begin() == [b'1'; 5000]);
+    wait_until("logout", || san.sessions("exchanged") == 0);
+    san.exchange("exchanged", "after");
+    assert!(begin() == [b'2'; 5000], "old contents");
+    tree.unmount();
 }
 
 #[test]

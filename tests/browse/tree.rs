@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::io::Errno;
 
@@ -67,6 +67,11 @@ fn every_sort_of_target_shows_its_files_or_an_errno_that_fits() {
     for volume in ["linear", "striped"] {
         let name = fs::read_to_string(tree.of(&format!("lvm/vg0/{volume}/name"))).unwrap();
         assert_eq!(name, format!("this is vg0/{volume}\n"));
+    }
+    let volumes = &tree.status("two")["volumes"];
+    for (at, lun) in [(0, "lun1"), (1, "lun2")] {
+        let summary = volumes[at]["summary"].as_str().unwrap();
+        assert!(summary.contains(&format!("on {lun} of 8.0 MiB")), "{summary}");
     }
     for (name, errno, said) in [
         ("refused", Errno::ACCESS, "login"),
@@ -152,11 +157,18 @@ fn no_more_targets_are_logged_in_than_may_be() {
     let san = San::new();
     let snapbrowse = configured(&san);
     let tree = Tree::mount(&snapbrowse, &["--max-sessions", "2"]);
+    let names = ["clean", "crashed", "locked", "divided", "exchanged", "vanishing"];
     // As find over the root would do.
-    for name in ["clean", "crashed", "locked", "divided", "exchanged", "vanishing"] {
+    for name in names {
         assert!(fs::read_dir(tree.of(name)).unwrap().count() > 0, "{name}");
         assert!(san.all_sessions() <= 2, "{name}");
     }
+    // All at once: those who come too late wait for a moment.
+    let list = |name| Command::new("ls").arg(tree.of(name)).stdout(Stdio::null()).spawn().unwrap();
+    for mut process in names.map(list) {
+        assert!(process.wait().unwrap().success());
+    }
+    assert!(san.all_sessions() <= 2);
     tree.unmount();
     assert_eq!(san.all_sessions(), 0);
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
-use snapbrowse_target::{Fault, On, Rule};
+use snapbrowse_target::{Config, Fault, On, Rule, Server, Target};
 
 use crate::common::{FuseMount, Need, Snapbrowse, User, can_run, run};
 use crate::san::{Hooked, wait_until};
@@ -258,6 +258,30 @@ fn what_hooks_say_is_in_the_log_and_secrets_are_not_in_their_environment() {
     let environment = fs::read_to_string(san.home().join("env")).unwrap();
     assert!(environment.contains("LIBISCSI_CHAP_USERNAME=bob"), "{environment}");
     assert!(!environment.contains("s3cret") && !said.contains("s3cret"), "{environment}{said}");
+}
+
+#[test]
+fn hooks_are_told_the_portal_that_told_of_the_target_also_where_it_was_named_by_its_host() {
+    let test =
+        "hooks_are_told_the_portal_that_told_of_the_target_also_where_it_was_named_by_its_host";
+    if !can_run(test, NEEDS) {
+        return;
+    }
+    let san = Hooked::new(User::Caller);
+    san.set("echo $SNAPBROWSE_PORTAL >>portals", "");
+    let config =
+        Config { targets: vec![Target::new("iqn.2026-01.test:other")], ..Config::default() };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let other = runtime.block_on(Server::start(config)).unwrap();
+    let [first, second] =
+        [&other, &san.lun.server].map(|server| format!("localhost:{}", server.portal().port()));
+    let dir = san.snapbrowse.new_directory();
+    let portals = [&first, &second].map(|portal| format!("iscsi://{portal}"));
+    san.snapbrowse.run(["browse", &portals[0], &portals[1], dir.to_str().unwrap()]);
+    let mount = FuseMount::found(&san.snapbrowse, dir.clone());
+    assert_eq!(fs::read(dir.join("iqn.2026-01.test:fuse/etc/hostname")).unwrap(), b"srv1\n");
+    mount.unmount();
+    assert_eq!(fs::read_to_string(san.home().join("portals")).unwrap().trim_end(), second);
 }
 
 #[test]

@@ -122,6 +122,19 @@ impl Ext {
         Ok(Arc::clone(&self.disk.source))
     }
 
+    /// Tells this state of the volume from every other one: it is made of what each writer changes, the superblock, the
+    /// journal's and the place where the next transaction would stand. `None` where a writer may leave no trace: in use
+    /// without a journal.
+    pub fn state(&self) -> Option<[u8; 32]> {
+        let journal = &self.summary.journal;
+        if !journal.present && !self.disk.sb.is_clean {
+            return None;
+        }
+        // A log that is full has no place for the next transaction.
+        let written = [journal.transactions, journal.fast_commits].map(u32::to_le_bytes);
+        Some(self.watch.digest(&written.concat()))
+    }
+
     /// Facts for `info`.
     pub fn summary(&self) -> &Summary {
         &self.summary

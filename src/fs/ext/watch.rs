@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use super::journal::Seen;
 use crate::block::BlockSource;
@@ -32,6 +33,18 @@ impl Watch {
     /// The same with what was seen of a log.
     pub(super) fn add_all(&mut self, source: &Arc<dyn BlockSource>, seen: &[Seen]) {
         seen.iter().for_each(|seen| self.add(source, seen.offset, &seen.bytes));
+    }
+
+    /// What was seen at these places and is known `besides`, in short: another one where the volume was written between
+    /// two looks.
+    pub(super) fn digest(&self, besides: &[u8]) -> [u8; 32] {
+        let mut digest = Sha256::new_with_prefix(besides);
+        for Place { offset, before, .. } in &self.places {
+            digest.update(offset.to_le_bytes());
+            digest.update((before.len() as u64).to_le_bytes());
+            digest.update(before);
+        }
+        digest.finalize().into()
     }
 
     /// Looks at the device itself, past every cache.

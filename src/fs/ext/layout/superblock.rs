@@ -18,6 +18,8 @@ const MAGIC: u16 = 0xEF53;
 const CRC32C_CHECKSUM: u8 = 1;
 const FLAGS_UNSIGNED_HASH: u32 = 2;
 const JOURNAL_BACKUP_BLOCKS: u8 = 1;
+/// `EXT4_VALID_FS` in `s_state`.
+const VALID_FS: u16 = 1;
 /// `EXT4_ERROR_FS` in `s_state`.
 const ERROR_FS: u16 = 2;
 
@@ -192,6 +194,8 @@ pub struct Superblock {
     pub overhead: Option<u64>,
     /// Errors that the kernel has noted.
     pub error_count: u32,
+    /// Whether it was unmounted (`EXT4_VALID_FS`); set in use, too, where there is a journal.
+    pub is_clean: bool,
     /// Whether the kernel marked it as damaged (`EXT4_ERROR_FS`).
     pub has_errors: bool,
     /// The seed of all metadata checksums, where `metadata_csum` is in use.
@@ -372,6 +376,7 @@ impl Superblock {
                 clusters => Some(u64::from(clusters) * ratio),
             },
             error_count: raw.s_error_count.get(),
+            is_clean: raw.s_state.get() & VALID_FS != 0,
             has_errors: raw.s_state.get() & ERROR_FS != 0,
             checksum_seed: metadata_csum.then_some(seed),
             value_seed: seed,
