@@ -157,6 +157,27 @@ async fn a_portal_that_the_only_session_has_left_is_used_again() {
 }
 
 #[tokio::test]
+async fn a_session_does_not_come_back_where_another_has_come_meanwhile() {
+    let rig = rig(2, unit()).await;
+    let (session, lun) = open(&rig).await;
+    rig.server.inject(Rule::new(On::Login, Fault::Delay(2 * SECOND)).at_portal(1));
+    rig.server.stop_portal(0, Close::Reset).await;
+    // The first session is on its way to the other portal when a second one is made through that.
+    rig.bounded(rig.server.wait_for(|stats| stats.connections == 2)).await;
+    rig.bounded(lun.open_paths()).await;
+    assert_eq!(in_use(&lun), [false, true], "{:?}", lun.paths());
+    assert_eq!(rig.read_all(&lun).await.unwrap(), right_digest());
+    rig.server.start_portal(0).await.unwrap();
+    rig.logged("connected again").await;
+    let before = reads(&rig.server.stats());
+    assert_eq!(rig.read_all(&lun).await.unwrap(), right_digest());
+    let after = reads(&rig.server.stats());
+    assert!((0..2).all(|portal| after[portal] >= before[portal] + 8), "{before:?} {after:?}");
+    rig.bounded(session.logout()).await.unwrap();
+    rig.bounded(rig.server.wait_for(|stats| stats.open_connections == 0)).await;
+}
+
+#[tokio::test]
 async fn a_path_that_goes_silent_in_mid_read_loses_nothing() {
     for which in [0, 1] {
         let rig = rig(2, unit()).await.timeout(8 * SECOND);
