@@ -43,6 +43,20 @@ async fn discovers_and_reads() {
 }
 
 #[tokio::test]
+async fn a_number_that_no_lun_has_is_not_another_lun() {
+    let dir = tempfile::tempdir().unwrap();
+    let istgt = Istgt::start(&disk(dir.path(), "a", &pattern(SIZE, 14)), &IstgtOptions::default());
+    let session = Session::login(&portals(&istgt), Istgt::IQN, &config()).await.unwrap();
+    // The first two bytes of the address are those of LUN 0, and this target looks at no others.
+    for number in [16_384, 65_536, 1 << 32] {
+        let error = session.open_lun(Some(number)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LunNotFound, "{error}");
+        assert!(error.hint().unwrap().contains("LUN 0 ("), "{error}");
+    }
+    session.logout().await.unwrap();
+}
+
+#[tokio::test]
 async fn proves_itself_one_way_and_both_ways() {
     let dir = tempfile::tempdir().unwrap();
     let contents = pattern(SIZE, 12);

@@ -83,6 +83,13 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
         match iscsi::discover(&url.portals, &config).await {
             Ok(records) => {
                 tally.done();
+                if records.is_empty() {
+                    tracing::warn!(
+                        "{}: no target is shown to this initiator (allow {} on the SAN)",
+                        super::source::portals(&url),
+                        config.initiator
+                    );
+                }
                 add(&mut found.targets, &url, records);
             }
             Err(error) => tally.failed(&error),

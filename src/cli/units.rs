@@ -11,15 +11,23 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     })
 }
 
+/// The longest duration: with a greater one there is no telling when it ends.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Parses a duration.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Ok(Duration::from_secs(seconds.into()));
+    let duration = match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text).ok(),
+    };
+    match duration {
+        Some(duration) if duration <= LONGEST => Ok(duration),
+        Some(_) => Err(format!("`{text}` is longer than a hundred years")),
+        None => {
+            Err(format!("`{text}` is not a duration; write it as 30s, 5m or a number of seconds"))
+        }
     }
-    humantime::parse_duration(text).map_err(|_| {
-        format!("`{text}` is not a duration; write it as 30s, 5m or a number of seconds")
-    })
 }
 
 /// A size for people: three digits and a binary unit.
@@ -47,6 +55,9 @@ mod tests {
         assert_eq!(duration("5m").unwrap(), Duration::from_secs(300));
         assert_eq!(duration("250ms").unwrap(), Duration::from_millis(250));
         assert!(duration("soon").is_err());
+        for endless in ["18446744073709551615", "18446744073709551615s", "101years"] {
+            assert!(duration(endless).unwrap_err().contains("a hundred years"), "{endless}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! SendTargets: which targets a portal knows (RFC 7143 section 4.3 and appendix C).
 
+use std::collections::HashMap;
+
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -16,6 +18,9 @@ use super::{Config, DigestPolicy, Portal};
 /// The logout of a discovery session is a courtesy: nobody waits long for its answer.
 const LOGOUT_LIMIT: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// A target with more portals than this is listed with so many: each is compared with the others.
+const MAX_PORTALS: usize = 1024;
+
 /// The one exchange of a discovery session.
 const ITT: u32 = 1;
 
@@ -29,6 +34,13 @@ pub struct TargetRecord {
 }
 
 impl TargetRecord {
+    fn add(&mut self, portal: Portal, tag: u16) {
+        let portal = (portal, tag);
+        if self.portals.len() < MAX_PORTALS && !self.portals.contains(&portal) {
+            self.portals.push(portal);
+        }
+    }
+
     /// The portals to log in by, the best first, where `asked` told of the target: those can be reached, and others
     /// that it lists may stand in another network.
     pub fn ways(&self, asked: &[Portal]) -> Vec<Portal> {
@@ -47,14 +59,14 @@ impl TargetRecord {
 /// # Errors
 /// [`ErrorKind::Connect`], [`ErrorKind::Login`], [`ErrorKind::Timeout`], [`ErrorKind::Protocol`].
 pub async fn discover(portals: &[Portal], config: &Config) -> Result<Vec<TargetRecord>> {
-    let mut all = Vec::new();
+    let mut all = Records::default();
     let mut failure = None;
     let mut answered = false;
     for portal in portals {
         match ask(portal, config).await {
             Ok(records) => {
                 answered = true;
-                records.into_iter().for_each(|record| merge(&mut all, record));
+                records.into_iter().for_each(|record| all.add(record));
             }
             Err(error) => {
                 if portals.len() > 1 {
@@ -66,18 +78,28 @@ pub async fn discover(portals: &[Portal], config: &Config) -> Result<Vec<TargetR
     }
     match failure {
         Some(error) if !answered => Err(error),
-        _ => Ok(all),
+        _ => Ok(all.list),
     }
 }
 
-fn merge(all: &mut Vec<TargetRecord>, record: TargetRecord) {
-    match all.iter_mut().find(|known| known.name == record.name) {
-        None => all.push(record),
-        Some(known) => {
-            for portal in record.portals {
-                if !known.portals.contains(&portal) {
-                    known.portals.push(portal);
-                }
+/// Targets without duplicates, in the order in which they were told of.
+#[derive(Default)]
+struct Records {
+    list: Vec<TargetRecord>,
+    /// Where in the list each name stands: there may be a hundred thousand.
+    places: HashMap<String, usize>,
+}
+
+impl Records {
+    fn add(&mut self, record: TargetRecord) {
+        match self.places.get(&record.name) {
+            None => {
+                self.places.insert(record.name.clone(), self.list.len());
+                self.list.push(record);
+            }
+            Some(&place) => {
+                let known = &mut self.list[place];
+                record.portals.into_iter().for_each(|(portal, tag)| known.add(portal, tag));
             }
         }
     }
@@ -194,6 +216,7 @@ impl Drop for Exchange {
 /// address is where we asked (appendix C). What is no address is passed over: the other targets are there all the same.
 fn parse(text: &[u8], asked: &Portal) -> Result<Vec<TargetRecord>> {
     let mut records: Vec<TargetRecord> = Vec::new();
+    let mut odd: Vec<String> = Vec::new();
     for (key, value) in pairs(text)? {
         match (&*key, records.last_mut()) {
             ("TargetName", _) => records.push(TargetRecord { name: value, portals: Vec::new() }),
@@ -201,26 +224,29 @@ fn parse(text: &[u8], asked: &Portal) -> Result<Vec<TargetRecord>> {
                 let portal = match parse_target_address(&value, asked) {
                     Ok(portal) => portal,
                     Err(error) => {
-                        tracing::warn!("{}: {error}", record.name);
+                        odd.push(format!("{}: {error}", record.name));
                         continue;
                     }
                 };
                 let tag = value.rsplit_once(',').and_then(|(_, tag)| tag.parse().ok()).unwrap_or(0);
-                if !record.portals.contains(&(portal.clone(), tag)) {
-                    record.portals.push((portal, tag));
-                }
+                record.add(portal, tag);
             }
             _ => {}
         }
     }
-    let mut merged = Vec::new();
+    match &odd[..] {
+        [] => {}
+        [only] => tracing::warn!("{only}"),
+        [first, more @ ..] => tracing::warn!("{first} ({} more like it)", more.len()),
+    }
+    let mut merged = Records::default();
     for mut record in records {
         if record.portals.is_empty() {
             record.portals.push((asked.clone(), 0));
         }
-        merge(&mut merged, record);
+        merged.add(record);
     }
-    Ok(merged)
+    Ok(merged.list)
 }
 
 #[cfg(test)]
@@ -250,6 +276,9 @@ mod tests {
         let here = parse(everywhere, &portal("san:3262")).unwrap();
         assert_eq!(here[0].portals, [(portal("san:3261"), 1), (portal("san:3260"), 2)]);
         assert_eq!(parse(b"", &portal("san")).unwrap(), []);
+        // As many as an answer can hold, and still at once.
+        let many: String = (0..200_000).map(|n| format!("TargetName=iqn.{n}\0")).collect();
+        assert_eq!(parse(many.as_bytes(), &portal("san")).unwrap().len(), 200_000);
         let odd = parse(b"TargetName=iqn.a\0TargetAddress=:x\0", &portal("san")).unwrap();
         assert_eq!(odd[0].portals, [(portal("san"), 0)]);
     }

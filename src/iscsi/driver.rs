@@ -15,7 +15,7 @@ use crate::scsi::{Cdb, LunAddress};
 
 use super::connect::{Connection, LoginFailure, Passes, log_in, random_u32};
 use super::proto::{
-    Backoff, Command, Engine, Event, Fault, Limits, LoginTarget, Need, Notices, Receiver,
+    Backoff, Check, Command, Engine, Event, Fault, Limits, LoginTarget, Need, Notices, Receiver,
 };
 use super::unit::{self, UnitFacts};
 use super::{Config, Portal};
@@ -26,6 +26,8 @@ const INBOX: usize = 64 << 10;
 const HEADERS: usize = 512;
 /// After a lost connection, "target not found" may mean that it moves.
 const MOVING: Duration = Duration::from_secs(10);
+/// While so many bytes wait to be sent nothing is read: a target that asks and does not listen fills no memory.
+const MAX_UNSENT: usize = 1 << 20;
 /// A connection that lasts for so long was a good one: the next reconnect need not hold back.
 const GOOD: Duration = Duration::from_secs(5);
 /// After so many failed attempts nobody is connected to until somebody asks for something.
@@ -42,7 +44,7 @@ pub(super) enum Request {
     /// Check the open unit before the next read.
     Suspect(LunAddress),
     /// The outcome of such a check.
-    Verified(LunAddress, Result<()>),
+    Verified(LunAddress, Check, Result<()>),
     /// Other sessions stand by through other portals: stay with this one's own, and give back what may take another path.
     Share,
     /// Somebody waits for a connection: try at once.
@@ -253,6 +255,10 @@ impl Driver {
                     let now = Instant::now().into_std();
                     self.notices.warn("lost", now, || format!("{error}: connecting again"));
                     let wait = self.engine.disconnected(Fault { error, ..fault }, now);
+                    // Whoever has an answer by this shall not wait for the next connection, or for ever.
+                    if self.dispatch() {
+                        break;
+                    }
                     if since.elapsed() >= GOOD {
                         self.backoff = Backoff::default();
                     }
@@ -305,10 +311,16 @@ impl Driver {
             if self.dispatch() {
                 return End::Over;
             }
-            arm(timer.as_mut(), self.engine.next_timeout());
+            let timeout = self.engine.next_timeout();
+            arm(timer.as_mut(), timeout);
             let woken = tokio::select! {
                 biased;
-                read = read(&mut reader, &mut self.engine, &mut receiver, need) => Woken::Read(read),
+                // Where there is always something to read, the time would never come.
+                () = std::future::ready(()), if timeout.is_some_and(|timeout| timeout <= now) => {
+                    Woken::Timer
+                }
+                read = read(&mut reader, &mut self.engine, &mut receiver, need),
+                    if out.len() < MAX_UNSENT => Woken::Read(read),
                 request = self.requests.recv(), if !self.closing => Woken::Request(request),
                 written = writer.write_buf(&mut out), if !out.is_empty() => Woken::Written(written),
                 () = timer.as_mut() => Woken::Timer,
@@ -364,7 +376,7 @@ impl Driver {
                 self.engine.unwatch(lun);
             }
             Request::Suspect(lun) => self.engine.suspect(lun),
-            Request::Verified(lun, result) => self.engine.verified(lun, result),
+            Request::Verified(lun, check, result) => self.engine.verified(lun, check, result),
             Request::Share => {
                 self.shared = true;
                 self.engine.set_shared();
@@ -391,7 +403,7 @@ impl Driver {
             match event {
                 // Whoever no longer waits has dropped the other end.
                 Event::Completed(ticket, result) => drop(ticket.send(result)),
-                Event::Verify(lun) => self.verify(lun),
+                Event::Verify(lun, check) => self.verify(lun, check),
                 Event::LoggedOut { confirmed } => {
                     self.confirmed = confirmed;
                     over = true;
@@ -402,9 +414,9 @@ impl Driver {
     }
 
     /// Looks at a unit again, beside the commands that go on.
-    fn verify(&mut self, lun: LunAddress) {
+    fn verify(&mut self, lun: LunAddress, check: Check) {
         let (Some(requests), Some(facts)) = (self.handle.upgrade(), self.units.get(&lun)) else {
-            self.engine.verified(lun, Ok(()));
+            self.engine.verified(lun, check, Ok(()));
             return;
         };
         let (timeout, state) = (self.config.timeout, self.state.subscribe());
@@ -413,7 +425,7 @@ impl Driver {
         let facts = facts.clone();
         tokio::spawn(async move {
             let result = unit::verify(&handle, lun, &facts).await;
-            handle.tell(Request::Verified(lun, result));
+            handle.tell(Request::Verified(lun, check, result));
         });
     }
 

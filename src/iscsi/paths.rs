@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures_util::future::{join_all, select_all};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::scsi::{AccessState, Cdb, PortIds};
@@ -203,7 +203,7 @@ impl Paths {
             let path = &attempt.path;
             match error.kind() {
                 ErrorKind::PathClosed => {
-                    self.refresh(Instant::now()).await;
+                    let _ = timeout_at(attempt.deadline, self.refresh(Instant::now())).await;
                     let mut state = path.state();
                     // Where the states have only changed among the ports that serve, nothing is to wait for.
                     if closed > 0 || state.access.is_none() {
@@ -272,7 +272,9 @@ impl Paths {
             tokio::select! {
                 _ = select_all(changes) => {}
                 () = news => {}
-                () = sleep_until(failed.deadline.min(now + CLOSED)) => self.refresh(now).await,
+                () = sleep_until(failed.deadline.min(now + CLOSED)) => {
+                    let _ = timeout_at(failed.deadline, self.refresh(now)).await;
+                }
             }
         }
     }

@@ -142,6 +142,11 @@ impl Session {
     /// The address of a LUN, which must be a disk. Most targets use the usual form of address, so that is tried first.
     async fn find(&self, handle: &Handle, number: u64) -> Result<Found> {
         let usual = LunAddress::from_number(number);
+        // A longer address must be on the list: many targets look at its first two bytes only, and would answer as
+        // another unit.
+        if number > LunAddress::MAX_FLAT {
+            return self.find_listed(handle, number, None).await;
+        }
         let (inquiry, pages) =
             tokio::join!(unit::inquire(handle, usual), unit::vpd_list(handle, usual));
         match inquiry {
@@ -160,11 +165,23 @@ impl Session {
                 return Err(error.context(format_args!("LUN {number} of {}", self.target)));
             }
         }
+        self.find_listed(handle, number, Some(usual)).await
+    }
+
+    /// The address of a LUN as REPORT LUNS lists it, but for the one that was tried already.
+    async fn find_listed(
+        &self,
+        handle: &Handle,
+        number: u64,
+        tried: Option<LunAddress>,
+    ) -> Result<Found> {
         let luns = unit::report_luns(handle).await.map_err(|error| error.context(&self.target))?;
-        let listed = luns.into_iter().find(|lun| lun.number() == number && *lun != usual);
-        if let Some(address) = listed {
-            if let Some((_, found)) = self.lun_info(handle, address).await? {
-                return Ok(found);
+        let mut luns = luns.into_iter();
+        if let Some(address) = luns.find(|lun| lun.number() == number && Some(*lun) != tried) {
+            if let Some((info, found)) = self.lun_info(handle, address).await? {
+                if info.is_disk {
+                    return Ok(found);
+                }
             }
         }
         let what = format!("{} has no LUN {number}", self.target);

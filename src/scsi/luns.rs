@@ -9,12 +9,15 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct LunAddress(pub(crate) [u8; 8]);
 
 impl LunAddress {
+    /// The greatest number that stands in the first two bytes alone.
+    pub(crate) const MAX_FLAT: u64 = 0x3fff;
+
     /// The usual address of a number: peripheral device addressing below 256, flat space addressing below
     /// 16,384, else the number is itself the eight bytes (as [`LunAddress::number`] gives it).
     pub(crate) fn from_number(number: u64) -> Self {
         let top = match number {
             0..=0xff => number << 48,
-            0x100..=0x3fff => (0x4000 | number) << 48,
+            0x100..=Self::MAX_FLAT => (0x4000 | number) << 48,
             _ => number,
         };
         Self(top.to_be_bytes())

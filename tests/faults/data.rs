@@ -1,5 +1,7 @@
 //! Data-In that is not what was asked for: found, never passed on.
 
+use std::time::Duration;
+
 use snapbrowse::ErrorKind;
 use snapbrowse::block::BlockSource as _;
 use snapbrowse_target::{Config, Fault, On, Residual, Rule};
@@ -53,6 +55,19 @@ async fn short_data_without_a_residual() {
 async fn no_data_and_good_status() {
     is_mended(Fault::Short(usize::MAX, Residual::None)).await;
     is_named(Fault::Short(usize::MAX, Residual::None), "short read").await;
+}
+
+#[tokio::test]
+async fn blocks_that_stay_damaged_are_errors_one_after_the_other() {
+    // Each costs three connections, and after some of those nobody connects again before somebody asks.
+    let rig = Rig::new().await.timeout(Duration::from_secs(30));
+    let (_session, lun) = rig.open().await;
+    let fault = Fault::Short(512, Residual::None);
+    rig.server.inject(Rule::new(On::ReadOf(4096..4099), fault).always());
+    for block in 4096..4099 {
+        let error = rig.bounded(lun.read_at(block * 512, 512)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    }
 }
 
 #[tokio::test]

@@ -26,6 +26,9 @@ pub fn stream(bytes: &[u8]) {
     let _ = scsi::Identity::from_designators(bytes);
     let _ = scsi::Identity::from_serial(bytes);
     let _ = scsi::BlockLimits::parse(bytes);
+    let _ = scsi::Characteristics::parse(bytes);
+    let _ = scsi::VpdList::parse(bytes);
+    let _ = scsi::PortIds::parse(bytes).and_then(|ids| ids.state_in(bytes));
     let _ = scsi::parse_report_luns(bytes)
         .map(|(luns, _)| luns.into_iter().map(LunAddress::number).fold(0, u64::wrapping_add));
     let _ = Capacity::parse_10(bytes);

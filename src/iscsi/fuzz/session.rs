@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf as _, BytesMut};
 
 use super::super::pdu::{Bhs, NO_TAG, Outgoing};
-use super::super::proto::{Engine, Event, Fault, Limits, Negotiated, Receiver};
+use super::super::proto::{Check, Engine, Event, Fault, Limits, Negotiated, Receiver};
 use super::{feed, negotiated, read, window};
 use crate::Error;
 use crate::error::ErrorKind;
@@ -42,7 +42,7 @@ struct Session {
     known: HashMap<u32, Known>,
     tags: Vec<u32>,
     stat_sn: u32,
-    unverified: Vec<LunAddress>,
+    unverified: Vec<(LunAddress, Check)>,
     connected: bool,
 }
 
@@ -105,10 +105,10 @@ impl Session {
             }
             9 => self.connect(),
             10 => {
-                if let Some(lun) = self.unverified.pop() {
+                if let Some((lun, check)) = self.unverified.pop() {
                     let fails = input.byte()? == 0;
                     let error = Error::new(ErrorKind::LunNotFound, "another unit");
-                    self.engine.verified(lun, if fails { Err(error) } else { Ok(()) });
+                    self.engine.verified(lun, check, if fails { Err(error) } else { Ok(()) });
                 }
             }
             _ => {
@@ -348,7 +348,7 @@ impl Session {
                         assert!(data.iter().copied().zip(right).all(|(a, b)| a == b), "wrong data");
                     }
                 }
-                Event::Verify(lun) => self.unverified.push(lun),
+                Event::Verify(lun, check) => self.unverified.push((lun, check)),
                 Event::LoggedOut { .. } => {}
             }
         }

@@ -13,7 +13,7 @@ mod verdict;
 mod window;
 
 pub(crate) use backoff::Backoff;
-pub(crate) use engine::{Command, Engine, Event, Fault, Limits, Payload};
+pub(crate) use engine::{Check, Command, Engine, Event, Fault, Limits, Payload};
 #[cfg(any(test, fuzzing))]
 pub(crate) use keys::Negotiation;
 pub(crate) use keys::{MAX_RECV_DATA_SEGMENT, Negotiated};

@@ -59,6 +59,13 @@ pub(crate) fn judge(status: Status, sense: Option<Sense>, with: Circumstances) -
     }
 }
 
+/// Whether the unit may have become another one: capacity, INQUIRY data, identifier or the list of LUNs changed; the
+/// medium may have.
+pub(crate) fn casts_doubt(sense: Sense) -> bool {
+    sense.key == SenseKey::UnitAttention
+        && matches!(sense.code(), 0x2a09 | 0x3f03 | 0x3f05 | 0x3f0e | 0x2800)
+}
+
 fn judge_sense(sense: Sense, with: Circumstances) -> Verdict {
     let failed = |kind| Verdict::Fail(Error::new(kind, describe(sense, with.cdb)));
     match (sense.key, sense.code()) {
@@ -69,12 +76,7 @@ fn judge_sense(sense: Sense, with: Circumstances) -> Verdict {
         {
             failed(ErrorKind::PathClosed)
         }
-        // Capacity, INQUIRY data, identifier or the list of LUNs changed; the medium may have.
-        (SenseKey::UnitAttention, 0x2a09 | 0x3f03 | 0x3f05 | 0x3f0e | 0x2800)
-            if with.cdb.reads_medium() =>
-        {
-            Verdict::Verify
-        }
+        _ if casts_doubt(sense) && with.cdb.reads_medium() => Verdict::Verify,
         (SenseKey::UnitAttention, _) => Verdict::Retry(prompt(with)),
         // Becoming ready, or between two states: it passes. Standby and unavailable ports may come back as well.
         (SenseKey::NotReady, 0x0400 | 0x0401 | 0x0407 | 0x0409..=0x040c) => {

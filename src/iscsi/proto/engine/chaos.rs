@@ -108,6 +108,7 @@ struct World {
     receiver: Receiver,
     received: Vec<Received>,
     tags: Vec<u32>,
+    checks: Vec<Check>,
     now: Instant,
     submitted: usize,
     ended: usize,
@@ -120,6 +121,7 @@ impl World {
             receiver: Receiver::new(Digests::default(), BytesMut::new()),
             received: Vec::new(),
             tags: Vec::new(),
+            checks: Vec::new(),
             now: Instant::now(),
             submitted: 0,
             ended: 0,
@@ -184,7 +186,9 @@ impl World {
             Step::Verified(good) => {
                 let result =
                     if good { Ok(()) } else { Err(Error::new(ErrorKind::BeingWritten, "other")) };
-                self.engine.verified(LUN, result);
+                if let Some(check) = self.checks.pop() {
+                    self.engine.verified(LUN, check, result);
+                }
             }
             Step::Pass(milliseconds) => {
                 self.now += Duration::from_millis(milliseconds.into());
@@ -308,11 +312,15 @@ impl World {
             }
         }
         while let Some(event) = self.engine.event() {
-            if let Event::Completed((lba, blocks), result) = event {
-                self.ended += 1;
-                if let Ok(data) = result {
-                    assert!(data == right(lba, blocks), "wrong data passed on");
+            match event {
+                Event::Completed((lba, blocks), result) => {
+                    self.ended += 1;
+                    if let Ok(data) = result {
+                        assert!(data == right(lba, blocks), "wrong data passed on");
+                    }
                 }
+                Event::Verify(_, check) => self.checks.push(check),
+                Event::LoggedOut { .. } => {}
             }
         }
     }

@@ -10,12 +10,12 @@ use crate::iscsi::pdu::{
     Residual, ScsiResponse, Sequence, TaskResponse, TextResponse, rejected_header, sense_data,
 };
 use crate::iscsi::proto::buffers::Buffers;
-use crate::iscsi::proto::verdict::{Circumstances, MAX_TRIES, Verdict, judge};
+use crate::iscsi::proto::verdict::{Circumstances, MAX_TRIES, Verdict, casts_doubt, judge};
 use crate::scsi::{Sense, Status};
 
 use super::job::Job;
 use super::link::{Exchange, Flight, Link};
-use super::{Command, Engine, Event, Fault, Gate, MOVING, later};
+use super::{Command, Engine, Event, Fault, MOVING, later};
 
 /// So many gaps in StatSN are taken for lost answers.
 const MAX_GAPS: u32 = 3;
@@ -178,7 +178,16 @@ impl<T> Engine<T> {
         let command = job.command;
         let Command { cdb, detours, .. } = command;
         let circumstances = Circumstances { cdb, retries: job.retries, moving, detours };
+        // A change is told once, to whichever command comes next.
+        let doubtful = status == Status::CheckCondition && sense.is_some_and(casts_doubt);
+        if doubtful && self.watched.contains(&command.lun) {
+            self.suspect(command.lun);
+        }
         match judge(status, sense, circumstances) {
+            // It was under way when the unit changed: this may be of the unit before or after.
+            Verdict::Done if cdb.reads_medium() && self.gates.contains_key(&command.lun) => {
+                self.enqueue(job);
+            }
             Verdict::Done => {
                 let expected = usize::try_from(command.expected).unwrap_or(usize::MAX);
                 if !command.cdb.reads_medium() || data.len() == expected {
@@ -204,7 +213,7 @@ impl<T> Engine<T> {
                     format!("{}: {}: looked at again", command.lun, describe(status, sense))
                 });
                 job.retries += 1;
-                self.gates.entry(command.lun).or_insert(Gate::Unverified);
+                self.suspect(command.lun);
                 self.enqueue(job);
             }
             Verdict::Fail(error) => self.complete(job, Err(error)),
@@ -278,7 +287,7 @@ impl<T> Engine<T> {
                 self.notices.info("report", now, || format!("the target reports: {what}"));
                 let lun = crate::scsi::LunAddress(message.lun);
                 if self.watched.contains(&lun) {
-                    self.gates.entry(lun).or_insert(Gate::Unverified);
+                    self.suspect(lun);
                 }
             }
             AsyncEvent::LogoutRequested { within } => {
@@ -298,7 +307,9 @@ impl<T> Engine<T> {
             }
             AsyncEvent::Negotiate { within } => {
                 tracing::debug!("the target asks for a negotiation within {within} s");
-                link.negotiate([0; 8], NO_TAG, None);
+                if !link.is_negotiating() {
+                    link.negotiate([0; 8], NO_TAG, None);
+                }
             }
             AsyncEvent::Other(event) => tracing::debug!("asynchronous event {event} is ignored"),
         }

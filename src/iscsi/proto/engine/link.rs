@@ -24,6 +24,7 @@ pub(super) struct Flight<T> {
     pub(super) job: Job<T>,
     pub(super) itt: u32,
     pub(super) cmd_sn: Serial,
+    issued: Instant,
     /// DataSN of the next Data-In.
     pub(super) data_sn: u32,
     /// What has arrived; its length is the buffer offset of the next Data-In.
@@ -74,6 +75,8 @@ pub(super) struct Link<T> {
     order: VecDeque<u32>,
     /// Since when the oldest command has been the oldest, or has last received data.
     oldest_since: Instant,
+    /// When any command has last ended or received data.
+    progress: Instant,
     control: VecDeque<Control>,
     heard: Instant,
     ping: Option<Instant>,
@@ -100,6 +103,7 @@ impl<T> Link<T> {
             commands: 0,
             order: VecDeque::new(),
             oldest_since: now,
+            progress: now,
             control: VecDeque::new(),
             heard: now,
             ping: None,
@@ -117,7 +121,7 @@ impl<T> Link<T> {
         let command = job.command;
         let cmd_sn = self.window.take();
         let data = BytesMut::new();
-        let flight = Box::new(Flight { job, itt: 0, cmd_sn, data_sn: 0, data });
+        let flight = Box::new(Flight { job, itt: 0, cmd_sn, issued: now, data_sn: 0, data });
         let itt = self.exchanges.insert(Exchange::Command(flight));
         if let Some(Exchange::Command(flight)) = self.exchanges.get_mut(itt) {
             flight.itt = itt;
@@ -147,6 +151,7 @@ impl<T> Link<T> {
         let was_oldest = self.oldest() == Some(itt);
         let Some(Exchange::Command(flight)) = self.exchanges.remove(itt) else { return None };
         self.commands -= 1;
+        self.progress = now;
         if was_oldest {
             self.next_oldest(now);
         } else if self.order.len() > 64 + 2 * self.commands {
@@ -158,6 +163,7 @@ impl<T> Link<T> {
 
     /// Data for this command has arrived.
     pub(super) fn progressed(&mut self, itt: u32, now: Instant) {
+        self.progress = now;
         if self.oldest() == Some(itt) {
             self.oldest_since = now;
         }
@@ -255,6 +261,12 @@ impl<T> Link<T> {
         self.commands -= 1;
         if was_oldest {
             self.next_oldest(now);
+            // Nothing has been heard of this one either, unless the target has answered others meanwhile.
+            if let Some(Exchange::Command(next)) =
+                self.oldest().and_then(|next| self.exchanges.get_mut(next))
+            {
+                self.oldest_since = next.issued.max(self.progress);
+            }
         }
         let Flight { job, cmd_sn, .. } = *command;
         self.control.push_back(Control::Abort { of: itt, command: job.command, cmd_sn, until });
@@ -277,6 +289,12 @@ impl<T> Link<T> {
     /// Our ping has been answered.
     pub(super) fn ping_answered(&mut self) {
         self.ping = None;
+    }
+
+    /// Whether a text negotiation is under way.
+    pub(super) fn is_negotiating(&mut self) -> bool {
+        self.control.iter().any(|control| matches!(control, Control::Text { .. }))
+            || self.exchanges.iter_mut().any(|(_, one)| matches!(one, Exchange::Text(_)))
     }
 
     /// Begins the text negotiation that the target asked for, or goes on with one.
@@ -320,7 +338,8 @@ impl<T> Link<T> {
                 self.send_logout(until, true);
             }
         }
-        while let Some(control) = self.control.pop_front() {
+        for _ in 0..self.control.len() {
+            let Some(control) = self.control.pop_front() else { break };
             let (cmd_sn, exp_stat_sn) = (self.window.current(), self.window.exp_stat_sn());
             let bhs = match control {
                 Control::Pong { lun, ttt } => {
@@ -337,8 +356,9 @@ impl<T> Link<T> {
                 }
                 Control::Text { lun, ttt, itt } => {
                     if !self.window.is_open() {
-                        self.control.push_front(Control::Text { lun, ttt, itt });
-                        return;
+                        // The others are immediate, and do not wait for it.
+                        self.control.push_back(Control::Text { lun, ttt, itt });
+                        continue;
                     }
                     let itt = itt.unwrap_or_else(|| {
                         self.exchanges.insert(Exchange::Text(TextAnswer::default()))

@@ -100,7 +100,7 @@ pub(crate) enum Event<T> {
     /// A command has ended.
     Completed(T, Result<BytesMut>),
     /// Reads of this unit wait until [`Engine::verified`] says what has become of it.
-    Verify(LunAddress),
+    Verify(LunAddress, Check),
     /// The session is over: the target has confirmed our logout, or will not.
     LoggedOut { confirmed: bool },
 }
@@ -114,11 +114,15 @@ enum Parked {
     Unverified,
 }
 
+/// One look at a unit, by number: whatever casts doubt on the unit while it goes on makes it void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Check(u64);
+
 /// Where a unit stands that must be looked at before it is read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gate {
     Unverified,
-    Verifying,
+    Verifying(Check),
 }
 
 /// The engine; `T` is the caller's ticket for a command, given back with the result.
@@ -136,6 +140,7 @@ pub(crate) struct Engine<T> {
     buffers: Buffers,
     notices: Notices,
     next_order: u64,
+    next_check: u64,
     /// No later than the earliest deadline of all commands.
     next_deadline: Option<Instant>,
     moving_until: Option<Instant>,
@@ -162,6 +167,7 @@ impl<T> Engine<T> {
             buffers: Buffers::default(),
             notices: Notices::default(),
             next_order: 0,
+            next_check: 0,
             next_deadline: None,
             moving_until: None,
             was_connected: false,
@@ -228,7 +234,7 @@ impl<T> Engine<T> {
 
     /// The unit must be looked at before it is read again.
     pub(crate) fn suspect(&mut self, lun: LunAddress) {
-        self.gates.entry(lun).or_insert(Gate::Unverified);
+        self.gates.insert(lun, Gate::Unverified);
     }
 
     /// The unit is closed.
@@ -239,10 +245,11 @@ impl<T> Engine<T> {
     }
 
     /// Answers [`Event::Verify`]: reads of the unit go on, or fail.
-    pub(crate) fn verified(&mut self, lun: LunAddress, result: Result<()>) {
-        // A connection lost meanwhile makes the unit unverified again, but what was learned about the unit stays
-        // true for the reads that waited: they go back through the gate.
+    pub(crate) fn verified(&mut self, lun: LunAddress, check: Check, result: Result<()>) {
         match result {
+            // A connection was lost meanwhile, or the target told of another change: part of what was learned may be
+            // of another unit. The reads that waited go back to the gate, and another look is taken.
+            _ if self.gates.get(&lun) != Some(&Gate::Verifying(check)) => self.release(lun),
             Ok(()) => {
                 self.gates.remove(&lun);
                 self.release(lun);
@@ -392,8 +399,7 @@ impl<T> Engine<T> {
             self.enqueue(job);
         }
         self.expire(now);
-        let Some(link) = &mut self.link else { return Ok(()) };
-        if let Some(job) = link.give_up(&self.limits, now) {
+        while let Some(job) = self.link.as_mut().and_then(|link| link.give_up(&self.limits, now)) {
             let Command { cdb, lun, .. } = job.command;
             self.notices.warn("unanswered", now, || {
                 format!("{} of {lun}: no answer, issued again", cdb.name())
@@ -465,8 +471,10 @@ impl<T> Engine<T> {
         if job.command.cdb.reads_medium() {
             if let Some(gate) = self.gates.get_mut(&lun) {
                 if *gate == Gate::Unverified {
-                    *gate = Gate::Verifying;
-                    self.events.push_back(Event::Verify(lun));
+                    let check = Check(self.next_check);
+                    self.next_check += 1;
+                    *gate = Gate::Verifying(check);
+                    self.events.push_back(Event::Verify(lun, check));
                 }
                 self.parked.push((Parked::Unverified, job));
                 return;

@@ -76,6 +76,14 @@ impl Scene {
         sent
     }
 
+    /// The look at the unit that the engine asks for.
+    fn check(&mut self) -> Check {
+        match self.engine.event() {
+            Some(Event::Verify(LUN, check)) => check,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// The only PDU that goes out now.
     fn one(&mut self) -> Sent {
         let mut sent = self.sent();
@@ -281,7 +289,7 @@ fn what_may_take_another_path_comes_back_when_there_is_one() {
         scene.read(1, 0, 1);
         scene.engine.suspect(LUN);
         scene.read(2, 8, 1);
-        assert!(matches!(scene.engine.event(), Some(Event::Verify(LUN))));
+        scene.check();
         scene.one();
         if other_path_comes_first {
             scene.engine.set_shared();
@@ -378,13 +386,64 @@ fn a_changed_unit_is_looked_at_before_it_is_read_again() {
     scene.read(1, 8, 1);
     let itt = scene.one().itt();
     scene.hear(status(itt, 2), &sense(6, 0x2a, 9)).unwrap();
-    assert!(matches!(scene.engine.event(), Some(Event::Verify(LUN))));
+    let check = scene.check();
     scene.read(2, 9, 1);
     assert!(scene.sent().is_empty(), "reads wait");
     scene.run(3, Cdb::ReadCapacity16, 32);
     assert_eq!(scene.one().0.byte(32), 0x9e, "looking does not");
-    scene.engine.verified(LUN, Ok(()));
+    scene.engine.verified(LUN, check, Ok(()));
     assert_eq!(scene.sent().len(), 2);
+}
+
+#[test]
+fn what_was_under_way_when_a_unit_changed_is_asked_for_again() {
+    let mut scene = Scene::new(100);
+    scene.engine.watch(LUN);
+    scene.read(1, 8, 1);
+    scene.read(2, 9, 1);
+    let sent = scene.sent();
+    // The list of LUNs has changed: another one may answer under this number.
+    scene.hear(status(sent[0].itt(), 2), &sense(6, 0x3f, 0x0e)).unwrap();
+    scene.hear(data_in(sent[1].itt(), 0, 0, true), &[9; 512]).unwrap();
+    let check = scene.check();
+    assert!(scene.result().is_none(), "this may be of another unit");
+    scene.engine.verified(LUN, check, Ok(()));
+    assert_eq!(scene.sent().len(), 2);
+}
+
+#[test]
+fn a_change_that_is_told_to_another_command_counts_as_well() {
+    let mut scene = Scene::new(100);
+    scene.engine.watch(LUN);
+    scene.run(1, Cdb::ReportTargetPortGroups { allocation: 64 }, 64);
+    let itt = scene.one().itt();
+    scene.hear(status(itt, 2), &sense(6, 0x2a, 9)).unwrap();
+    assert_eq!(scene.one().0.byte(32), 0xa3, "issued again");
+    scene.read(2, 8, 1);
+    assert!(scene.sent().is_empty(), "reads wait");
+    scene.check();
+}
+
+#[test]
+fn a_look_at_a_unit_is_void_when_something_happens_meanwhile() {
+    let mut scene = Scene::new(100);
+    scene.engine.watch(LUN);
+    scene.engine.suspect(LUN);
+    scene.read(1, 8, 1);
+    let first = scene.check();
+    let lost = Fault::new(Error::new(ErrorKind::SessionLost, "gone"));
+    scene.engine.disconnected(lost, scene.now);
+    scene.reconnect();
+    // What it found may be from before the new login.
+    scene.engine.verified(LUN, first, Ok(()));
+    assert!(scene.sent().is_empty());
+    let second = scene.check();
+    scene.engine.suspect(LUN);
+    scene.engine.verified(LUN, second, Ok(()));
+    assert!(scene.sent().is_empty());
+    let third = scene.check();
+    scene.engine.verified(LUN, third, Ok(()));
+    assert_eq!(scene.sent().len(), 1);
 }
 
 #[test]
@@ -397,13 +456,13 @@ fn a_unit_that_is_another_one_after_a_reconnect_is_not_read() {
     scene.engine.disconnected(lost, scene.now);
     scene.reconnect();
     assert!(scene.sent().is_empty());
-    assert!(matches!(scene.engine.event(), Some(Event::Verify(LUN))));
+    let check = scene.check();
     let changed = Error::new(ErrorKind::BeingWritten, "another device");
-    scene.engine.verified(LUN, Err(changed));
+    scene.engine.verified(LUN, check, Err(changed));
     assert_eq!(scene.result().unwrap().1.unwrap_err().message(), "another device");
     // The next read asks again.
     scene.read(2, 8, 1);
-    assert!(matches!(scene.engine.event(), Some(Event::Verify(LUN))));
+    scene.check();
 }
 
 #[test]
@@ -456,6 +515,49 @@ fn a_negotiation_that_the_target_asks_for() {
     assert_eq!(scene.one().0.u32(20), 77);
     scene.hear(target(0x24, 0x80, text.itt()), &[]).unwrap();
     assert!(scene.sent().is_empty());
+}
+
+#[test]
+fn negotiations_do_not_pile_up_nor_hold_up_others() {
+    let mut scene = Scene::new(0);
+    let mut message = target(0x32, 0x80, NO_TAG);
+    message.put_u32(32, 0);
+    message.put(36, [4]);
+    let mut ping = target(0x20, 0x80, NO_TAG);
+    ping.put_u32(20, 9);
+    ping.put_u32(32, 0);
+    for _ in 0..3 {
+        scene.hear(message, &[]).unwrap();
+    }
+    scene.hear(ping, &[]).unwrap();
+    assert_eq!(scene.one().0.u32(20), 9, "the window is closed to texts only");
+    ping.put_u32(32, 100);
+    scene.hear(ping, &[]).unwrap();
+    let opcodes: Vec<_> = scene.sent().iter().map(|sent| sent.0.opcode()).collect();
+    assert_eq!(opcodes, [0x04, 0x00], "one negotiation, and the answer to the ping");
+    scene.hear(message, &[]).unwrap();
+    assert!(scene.sent().is_empty(), "it is under way");
+}
+
+#[test]
+fn answers_that_are_lost_together_are_missed_together() {
+    let mut scene = Scene::new(100);
+    for ticket in 0..8 {
+        scene.read(ticket, u64::from(ticket), 1);
+    }
+    scene.sent();
+    let mut again = 0;
+    for _ in 0..8 {
+        scene.wait(SECOND).unwrap();
+        for sent in scene.sent() {
+            match sent.0.opcode() {
+                0x00 => scene.hear(target(0x20, 0x80, sent.itt()), &[]).unwrap(),
+                0x02 => scene.hear(target(0x22, 0x80, sent.itt()), &[]).unwrap(),
+                _ => again += 1,
+            }
+        }
+    }
+    assert_eq!(again, 8);
 }
 
 #[test]
