@@ -22,6 +22,9 @@ use super::tree::{Kind, Node, NodeId, Place, ROOT, node_ino, volume_ino};
 /// How long the kernel may keep names and attributes of the tree's own directories.
 const SHORT: Duration = Duration::from_secs(1);
 
+/// How long one who is asked to check permissions again may take to do that.
+const COMES_BACK: Duration = Duration::from_millis(250);
+
 /// An inode of a volume, ready to be asked.
 struct Inside {
     filesystem: Arc<dyn Filesystem>,
@@ -154,16 +157,21 @@ impl Browse {
     }
 
     /// Before its login a target is open to everybody, whatever its root directory will be.
-    async fn make_real(&self, dir: Ino) -> Result<bool> {
+    async fn make_real(&self, dir: Ino, who: u32) -> Result<bool> {
         let Place::Node(id) = Place::of(dir) else { return Ok(true) };
         let (Kind::Target(target) | Kind::Volume(target, _)) = self.node(id)?.kind else {
             return Ok(true);
         };
-        let was_real = target.live().is_some();
-        if !was_real {
-            self.enter(dir).await?;
+        let lease = target.lease();
+        let is_real = self.shared.log_in(&target).await?.is_known_to(who);
+        if !is_real {
+            // It must not be logged out again before whoever asked has come back.
+            tokio::spawn(async move {
+                tokio::time::sleep(COMES_BACK).await;
+                lease.end_unused();
+            });
         }
-        Ok(was_real)
+        Ok(is_real)
     }
 
     async fn find(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
@@ -417,8 +425,8 @@ impl Filesystem for Browse {
         })
     }
 
-    fn settle(&self, dir: Ino) -> Pending<'_, bool> {
-        Box::pin(self.make_real(dir))
+    fn settle(&self, dir: Ino, who: u32) -> Pending<'_, bool> {
+        Box::pin(self.make_real(dir, who))
     }
 
     fn attr_lifetime(&self, ino: Ino) -> Duration {

@@ -1,5 +1,6 @@
 //! One target: logged out, logged in, or failed not long ago.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use super::san::{OpenTarget, San};
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The longest wait. A person who mends the SAN does not want to wait longer for the next try.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// The longest that a thread is on its way from the kernel's check of permissions to us.
+const ON_THE_WAY: Duration = Duration::from_secs(10);
 
 /// A target of the tree, whatever its state.
 pub(super) struct Target {
@@ -80,6 +84,9 @@ pub(super) struct Live {
     pub(super) incarnation: Arc<Incarnation>,
     /// For each volume the error that it answers with, once it has been found to change.
     changed: Vec<OnceLock<Error>>,
+    since: Instant,
+    /// The threads that have asked since, while it is new.
+    known_to: Mutex<HashSet<u32>>,
 }
 
 impl Live {
@@ -94,6 +101,17 @@ impl Live {
             Some(changed) => Err(changed.clone()),
             None => Ok(Some(&self.open.volumes[index].filesystem)),
         }
+    }
+
+    /// Whether the thread `who` has seen this login already; one that asks for the first time may have been on its way
+    /// since before. After a while nobody is.
+    pub(super) fn is_known_to(&self, who: u32) -> bool {
+        let mut known_to = self.known_to.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.since.elapsed() > ON_THE_WAY {
+            *known_to = HashSet::new();
+            return true;
+        }
+        !known_to.insert(who)
     }
 
     /// Looks whether the volumes hold still. One that does not answers nothing any more until the next login.
@@ -274,7 +292,13 @@ impl Target {
         if open.alias.is_some() {
             state.alias.clone_from(&open.alias);
         }
-        let live = Arc::new(Live { open, incarnation: Arc::clone(&incarnation), changed });
+        let live = Arc::new(Live {
+            open,
+            incarnation: Arc::clone(&incarnation),
+            changed,
+            since: Instant::now(),
+            known_to: Mutex::default(),
+        });
         state.live = Some(Arc::clone(&live));
         state.known = Some(incarnation);
         state.failure = None;

@@ -73,9 +73,9 @@ pub trait Filesystem: Send + Sync + 'static {
         self.lifetime(ino)
     }
 
-    /// Makes sure that `getattr` tells what permissions in `dir` are to be checked by; `false` where it did not until now,
-    /// so that whoever has checked them has to do that again.
-    fn settle(&self, _dir: Ino) -> Pending<'_, bool> {
+    /// Makes sure that `getattr` tells what permissions in `dir` are to be checked by; `false` where they may have been
+    /// checked by something else for the thread `who`, so that this has to be done again.
+    fn settle(&self, _dir: Ino, _who: u32) -> Pending<'_, bool> {
         Box::pin(future::ready(Ok(true)))
     }
 

@@ -116,13 +116,11 @@ fn refuse(request: &str, view: &View, node: INodeNo, error: &Error) -> Errno {
     if view.is_a_tree_of_targets() { errno(error.kind()) } else { device_errno(error.kind()) }
 }
 
-/// Where the kernel has `checked` permissions by attributes that were not the real ones yet, it has to do that again: with
+/// Where the kernel has checked permissions for a thread (`checked`) by attributes that were not the real ones yet, it has to do that again: with
 /// `ESTALE` it begins the whole path anew, and whoever asked sees nothing of it.
-async fn settle(checked: bool, view: &View, dir: INodeNo) -> Result<(), Errno> {
-    if !checked {
-        return Ok(());
-    }
-    match view.settle(dir).await {
+async fn settle(checked: Option<u32>, view: &View, dir: INodeNo) -> Result<(), Errno> {
+    let Some(who) = checked else { return Ok(()) };
+    match view.settle(dir, who).await {
         Ok(true) => Ok(()),
         Ok(false) => Err(Errno::ESTALE),
         Err(error) => Err(refuse("enter", view, dir, &error)),
@@ -152,9 +150,9 @@ impl fuser::Filesystem for Server {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (view, name) = (Arc::clone(&self.view), name.as_bytes().to_vec());
-        let checked = self.kernel_checks_permissions;
+        let checked = self.kernel_checks_permissions.then(|| request.pid());
         self.run(async move {
             if let Err(errno) = settle(checked, &view, dir).await {
                 return reply.error(errno);
@@ -258,9 +256,9 @@ impl fuser::Filesystem for Server {
         reply.ok();
     }
 
-    fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let (view, directories) = (Arc::clone(&self.view), Arc::clone(&self.directories));
-        let checked = self.kernel_checks_permissions;
+        let checked = self.kernel_checks_permissions.then(|| request.pid());
         self.run(async move {
             if let Err(errno) = settle(checked, &view, node).await {
                 return reply.error(errno);

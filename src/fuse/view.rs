@@ -65,9 +65,9 @@ impl View {
         self.fs.attr_lifetime(self.ino(node))
     }
 
-    /// Whether the kernel can have checked permissions in `dir` by its real attributes.
-    pub(super) async fn settle(&self, dir: INodeNo) -> Result<bool> {
-        self.fs()?.settle(self.ino(dir)).await
+    /// Whether the kernel has checked permissions in `dir` by its real attributes for the thread `who`.
+    pub(super) async fn settle(&self, dir: INodeNo, who: u32) -> Result<bool> {
+        self.fs()?.settle(self.ino(dir), who).await
     }
 
     /// Whether there is more below the root than the one file system of a snapshot, which never changes.
