@@ -339,7 +339,10 @@ fn set_options(stream: &TcpStream, timeout: Duration) -> std::io::Result<()> {
         .with_interval(Duration::from_secs(5))
         .with_retries(3);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(timeout))
+    // The kernel takes no more milliseconds than an `int` holds.
+    socket.set_tcp_user_timeout(Some(
+        timeout.min(Duration::from_millis(i32::MAX.unsigned_abs().into())),
+    ))
 }
 
 /// `host[:port][,portal group tag]`, as TargetAddress has it (RFC 7143 section 13.8), said by the portal that was asked.

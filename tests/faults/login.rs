@@ -74,6 +74,13 @@ async fn a_login_that_is_never_answered_is_an_error_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_deadline_far_away_is_one_all_the_same() {
+    let rig = Rig::new().await.timeout(99 * 365 * 86400 * SECOND);
+    let session = rig.login().await.unwrap();
+    rig.bounded(session.logout()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_connection_that_is_refused_names_the_portal() {
     let rig = Rig::new().await.timeout(2 * SECOND);
     rig.server.stop_portal(0, Close::Fin).await;
