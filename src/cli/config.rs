@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hooks::Argv;
+use crate::iscsi::ChapAlgorithm;
 
 const SYSTEM_FILE: &str = "/etc/snapbrowse/config.toml";
 
@@ -28,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) timeout: Option<String>,
     /// The default of `--paths`.
     pub(crate) paths: Option<u16>,
+    /// The CHAP algorithms that are offered, the preferred one first.
+    pub(crate) chap_algorithms: Option<Vec<ChapName>>,
     /// Where open-iscsi keeps its nodes, where that is not the usual place.
     pub(crate) node_database: Option<PathBuf>,
     /// Logins by a glob over target names.
@@ -38,6 +41,30 @@ pub(crate) struct Config {
     pub(crate) hooks: HooksConfig,
     /// The defaults of `browse`'s own options.
     pub(crate) browse: BrowseConfig,
+}
+
+/// A CHAP algorithm by its name.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) enum ChapName {
+    #[serde(rename = "md5")]
+    Md5,
+    #[serde(rename = "sha1")]
+    Sha1,
+    #[serde(rename = "sha256")]
+    Sha256,
+    #[serde(rename = "sha3-256")]
+    Sha3_256,
+}
+
+impl From<ChapName> for ChapAlgorithm {
+    fn from(name: ChapName) -> Self {
+        match name {
+            ChapName::Md5 => Self::Md5,
+            ChapName::Sha1 => Self::Sha1,
+            ChapName::Sha256 => Self::Sha256,
+            ChapName::Sha3_256 => Self::Sha3_256,
+        }
+    }
 }
 
 /// The `[hooks]` table.

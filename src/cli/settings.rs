@@ -203,7 +203,16 @@ impl Settings {
             .with_hint("mutual CHAP needs --user and --password-file too"));
         }
         let defaults = iscsi::Config::new(initiator);
+        let chap_algorithms = match &self.config.chap_algorithms {
+            Some(names) if names.is_empty() => {
+                return Err(Error::new(ErrorKind::Usage, "chap_algorithms: none is left to offer")
+                    .with_hint("name one of md5, sha256, sha1, sha3-256, or leave the key out"));
+            }
+            Some(names) => names.iter().copied().map(Into::into).collect(),
+            None => defaults.chap_algorithms.clone(),
+        };
         Ok(iscsi::Config {
+            chap_algorithms,
             credentials,
             target_credentials,
             header_digest: self.header_digest.or(url.header_digest).unwrap_or_default(),

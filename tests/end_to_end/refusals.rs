@@ -67,6 +67,24 @@ fn chap_lets_in_whoever_knows_the_secret() {
 }
 
 #[test]
+fn the_chap_algorithms_are_those_of_the_configuration() {
+    if !can_run("the_chap_algorithms_are_those_of_the_configuration", NEEDS) {
+        return;
+    }
+    let guarded = Guarded::new();
+    let snapbrowse = Snapbrowse::new();
+    let password = password_file(&snapbrowse, "right", SECRET);
+    let with = |algorithms: &str| {
+        snapbrowse.configure(&format!("chap_algorithms = {algorithms}\n"));
+        snapbrowse.output(login(&guarded.url(), &password))
+    };
+    assert_eq!(with("['sha1', 'md5']").stdout, b"srv1\n");
+    // tgtd does not know it.
+    assert_eq!(with("['sha3-256']").status.code(), Some(12));
+    assert_eq!(with("[]").status.code(), Some(2));
+}
+
+#[test]
 fn a_wrong_secret_or_none_is_a_refused_login() {
     if !can_run("a_wrong_secret_or_none_is_a_refused_login", NEEDS) {
         return;

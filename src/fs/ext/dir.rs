@@ -1,6 +1,7 @@
 //! Directories: listing, and looking names up one after the other.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::disk::Disk;
@@ -242,6 +243,7 @@ impl Disk {
         let mut at = 0;
         while at < blocks {
             self.prefetch_dir(dir, at, blocks);
+            self.searched.fetch_add(1, Ordering::Relaxed);
             let found = match self.dir_block(dir, FileBlock(at)).await {
                 Ok(Ok(block)) => self.search_block(dir, FileBlock(at), &block, naming, name),
                 Ok(Err(hole)) => {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -53,6 +54,8 @@ pub(super) struct Disk {
     /// Directories with blocks that could not be listed.
     pub(super) damaged_dirs: Mutex<HashMap<Ino, Error>>,
     pub(super) walk_ahead: WalkAhead,
+    /// How many blocks of directories were looked at for want of an index.
+    pub(super) searched: AtomicU64,
 }
 
 impl Disk {
@@ -70,6 +73,7 @@ impl Disk {
             dir_ends: ByteLru::new(DIR_ENDS_BYTES),
             damaged_dirs: Mutex::default(),
             walk_ahead: WalkAhead::default(),
+            searched: AtomicU64::new(0),
         }
     }
 

@@ -13,6 +13,7 @@ mod runs;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::disk::Disk;
 use super::inodes::File;
@@ -29,6 +30,10 @@ use runs::{FILE_BLOCKS, Runs};
 const MAX_RUNS: usize = 1 << 18;
 /// The most bytes of inodes that may be changed.
 const MAX_INODE_BYTES: usize = 32 << 20;
+
+/// The most blocks of directories without an index that may be looked at for names: 4 GiB of 4 KiB each. A crafted log has
+/// room for a hundred thousand names, which would each be looked for in a directory of any length.
+const MAX_SEARCHED: u64 = 1 << 20;
 
 /// More warnings are not told one by one.
 const MAX_WARNINGS: usize = 1000;
@@ -340,6 +345,9 @@ impl Replay<'_> {
         if let Some(known) = self.dirs.get(&dir).and_then(|changes| changes.get(name)) {
             return Ok(known.map(|named| named.ino));
         }
+        if disk.searched.load(Ordering::Relaxed) > MAX_SEARCHED {
+            return Err(unsupported(dir, "so many names in directories without an index"));
+        }
         disk.search(&file, name).await
     }
 
@@ -400,4 +408,33 @@ fn bad(ino: Ino, what: impl Into<String>) -> Error {
 fn unsupported(ino: Ino, what: &str) -> Error {
     let message = format!("{what} is not supported");
     Error::new(ErrorKind::Unsupported, message).context(ino).context("journal: fast commit")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::ext::disk::Verify;
+    use crate::fs::ext::superblocks;
+    use crate::fuzz::{Device, wait};
+
+    #[test]
+    fn names_are_not_looked_for_without_end() {
+        let packed = include_bytes!("../../../../testdata/fuzz-images/ext4");
+        let device = Arc::new(Device::unpack(packed));
+        wait(async {
+            let sb = superblocks::find(&*device, None).await.unwrap().sb;
+            let disk = Disk::new(device, sb, Verify::Always);
+            let link = || {
+                // The root directory stands for itself under another name: only that it is looked for matters.
+                let dentry = Dentry { parent: 2, ino: 2, name: (*b"another").into() };
+                vec![Change::Link(dentry)]
+            };
+            replay(&disk, link()).await.unwrap();
+            let each = disk.searched.load(Ordering::Relaxed);
+            assert!(each > 0);
+            disk.searched.store(MAX_SEARCHED + 1, Ordering::Relaxed);
+            let error = replay(&disk, link()).await.err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        });
+    }
 }
