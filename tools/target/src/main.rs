@@ -92,6 +92,7 @@ fn config(options: Options) -> Result<Config, String> {
         queue_depth: options.queue_depth,
         header_digest: digests,
         data_digest: digests,
+        forgiving: true,
         ..Config::default()
     })
 }

@@ -87,7 +87,7 @@ impl Client {
 fn config() -> Config {
     let lun = Lun::new(1, "serial", Disk::pattern(1 << 20, 3));
     let targets = vec![Target::new(IQN).alias("a-disk").lun(lun)];
-    Config { targets, power_on_attention: false, ..Config::default() }
+    Config { targets, power_on_attention: false, forgiving: true, ..Config::default() }
 }
 
 #[tokio::test]
@@ -301,6 +301,15 @@ async fn what_an_initiator_does_wrong_is_noted() {
     assert_eq!(stats.forbidden, 1);
     assert_eq!(stats.opcode(0x2a), 1);
     assert_eq!(stats.violations.len(), 2, "{:?}", stats.violations);
+}
+
+#[tokio::test]
+#[should_panic(expected = "1 commands were not for reading")]
+async fn an_initiator_that_does_more_than_read_is_not_forgiven() {
+    let server = Server::start(Config { forgiving: false, ..config() }).await.unwrap();
+    let mut client = Client::login(&server, "").await;
+    client.command(1, &[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0], 512).await;
+    client.receive().await.unwrap();
 }
 
 #[tokio::test]
