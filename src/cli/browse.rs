@@ -69,6 +69,10 @@ impl TreeArgs {
     /// With what the configuration says where no flag does.
     fn options(self, settings: &Settings) -> Result<Options> {
         let file = &settings.config.browse;
+        if settings.volume.is_some() {
+            return Err(Error::new(ErrorKind::Usage, "--volume: browse shows all volumes")
+                .with_hint("`mount` shows one volume of one LUN"));
+        }
         let time = |flag: Option<Duration>, key: &str, text: &Option<String>, default| {
             let wrong = |why| Error::new(ErrorKind::Usage, format!("configuration: {key}: {why}"));
             match (flag, text) {
@@ -106,13 +110,13 @@ pub(crate) async fn run(
     background: Option<Background>,
     signals: &mut Signals,
 ) -> Result<Exit> {
+    let tree_options = args.tree.options(&context.settings)?;
     let (mountpoint, portal_args) =
         args.places.split_last().expect("clap sees to it that there is at least one");
     let mountpoint = Mountpoint::new(&PathBuf::from(mountpoint))?;
     let portal_args: Vec<SourceArg> = portal_args.iter().cloned().map(SourceArg::from).collect();
     let urls = context.settings.portals(&portal_args)?;
     let name = urls.iter().map(portals).collect::<Vec<_>>().join(" ");
-    let tree_options = args.tree.options(&context.settings)?;
     let san = Arc::new(PortalSan::new(Arc::clone(&context), urls));
     let browse =
         unless_interrupted(signals, async move { Browse::new(san, tree_options).await }).await?;

@@ -54,10 +54,11 @@ impl Helper {
         if NAMES.iter().any(|known| name == Some(OsStr::new(known))) {
             return true;
         }
-        // No command has a slash in its name, and mount(8) hands on paths as absolute ones.
+        // No command has a slash in its name, and mount(8) hands on paths as absolute ones, and options in any case.
         match arguments {
-            [_, source, directory, ..] => {
-                !source.as_bytes().starts_with(b"-")
+            [_, source, directory, options, ..] => {
+                options == "-o"
+                    && !source.as_bytes().starts_with(b"-")
                     && source.as_bytes().contains(&b'/')
                     && directory.as_bytes().starts_with(b"/")
             }
@@ -127,7 +128,8 @@ mod tests {
             (&["/sbin/mount.snapbrowse"][..], true),
             (&["mount.fuse.snapbrowse", "a", "b"], true),
             (&["snapbrowse", "iscsi://h:1/iqn.x:y", "/mnt", "-o", "ro,dev"], true),
-            (&["snapbrowse", "/srv/disk.img", "/mnt"], true),
+            (&["snapbrowse", "/srv/disk.img", "/mnt", "-o", "rw"], true),
+            (&["snapbrowse", "/srv/disk.img", "/etc/hostname"], false),
             (&["snapbrowse"], false),
             (&["snapbrowse", "mount", "iscsi://h:1/iqn.x:y", "/mnt"], false),
             (&["snapbrowse", "--config=/etc/x", "/mnt"], false),

@@ -43,9 +43,15 @@ fn each_failure_has_its_code_and_one_line() {
 #[test]
 fn usage_errors_are_2_and_help_is_0() {
     let snapbrowse = Snapbrowse::new();
-    for arguments in
-        [&["frobnicate"][..], &["ls"], &["ls", "x", "--cache=lots"], &["extract", "x", "/"], &[]]
-    {
+    for arguments in [
+        &["frobnicate"][..],
+        &["ls"],
+        &["ls", "x", "--cache=lots"],
+        &["extract", "x", "/"],
+        &["./disk.img", "/etc/hostname"],
+        &["browse", "--volume=p1", "127.0.0.1:9", "/mnt"],
+        &[],
+    ] {
         assert_eq!(snapbrowse.output(arguments).status.code(), Some(2), "{arguments:?}");
     }
     for arguments in [&["--help"][..], &["--version"], &["extract", "--help"], &["help", "ls"]] {
