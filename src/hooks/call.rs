@@ -1,5 +1,6 @@
 //! One run of a hook: bounded in time and in what it may say.
 
+use std::fs::File;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -54,6 +55,9 @@ pub(super) struct Call<'a> {
     pub(super) object: String,
     pub(super) variables: Vec<(&'static str, String)>,
     pub(super) limit: Duration,
+    /// A file that is at its end, for standard input: a lock on it lasts as long as the hook does, even if this process is
+    /// killed.
+    pub(super) lock: Option<File>,
 }
 
 impl<'a> Call<'a> {
@@ -64,7 +68,7 @@ impl<'a> Call<'a> {
             ("SNAPBROWSE_LUN", snapshot.lun.map(|lun| lun.to_string()).unwrap_or_default()),
             ("SNAPBROWSE_INITIATOR", snapshot.initiator.clone()),
         ];
-        Self { hook, argv, object: snapshot.target.clone(), variables, limit }
+        Self { hook, argv, object: snapshot.target.clone(), variables, limit, lock: None }
     }
 
     /// Runs it to its end; everything that it says goes to the log.
@@ -124,13 +128,15 @@ impl<'a> Call<'a> {
     }
 
     fn start(&self) -> Result<Child> {
+        let lock = self.lock.as_ref().map(File::try_clone).transpose();
+        let lock = lock.map_err(|error| Error::io(self.name(), error))?;
         let mut command = Command::new(self.argv.program());
         command
             .args(self.argv.arguments())
             .env("SNAPBROWSE_HOOK", self.hook.name())
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
-            .stdin(Stdio::null())
+            .stdin(lock.map_or_else(Stdio::null, Stdio::from))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // Ctrl-C is for us: the hook of a snapshot that is to be revoked must not die of it.

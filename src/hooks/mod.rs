@@ -10,6 +10,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -83,7 +84,7 @@ impl Hooks {
     pub async fn present(&self, snapshot: &Snapshot) -> Result<Option<Presented>> {
         let Commands { present, revoke, limit, per_lun, .. } = &self.commands;
         let Some(revoke) = revoke else {
-            self.run_present(present.as_ref(), snapshot).await?;
+            self.run_present(present.as_ref(), snapshot, None).await?;
             return Ok(None);
         };
         let record = Record { snapshot: snapshot.clone(), revoke: revoke.clone(), limit: *limit };
@@ -123,7 +124,8 @@ impl Hooks {
                     ));
                 }
             };
-            if let Err(error) = self.run_present(present.as_ref(), snapshot).await {
+            let lock = Some(claim.handle()?);
+            if let Err(error) = self.run_present(present.as_ref(), snapshot, lock).await {
                 self.undo(&claim, leftover, &error).await;
                 return Err(error);
             }
@@ -161,15 +163,19 @@ impl Hooks {
             ("SNAPBROWSE_INITIATOR", initiator.to_owned()),
         ];
         let object = portal.to_owned();
-        let call = Call { hook: Hook::List, argv, object, variables, limit: self.commands.limit };
+        let limit = self.commands.limit;
+        let call = Call { hook: Hook::List, argv, object, variables, limit, lock: None };
         Ok(names(&call.printed().await?))
     }
 
-    async fn run_present(&self, argv: Option<&Argv>, snapshot: &Snapshot) -> Result<()> {
-        match argv {
-            Some(argv) => Call::on(Hook::Present, argv, snapshot, self.commands.limit).run().await,
-            None => Ok(()),
-        }
+    async fn run_present(
+        &self,
+        argv: Option<&Argv>,
+        snapshot: &Snapshot,
+        lock: Option<File>,
+    ) -> Result<()> {
+        let Some(argv) = argv else { return Ok(()) };
+        Call { lock, ..Call::on(Hook::Present, argv, snapshot, self.commands.limit) }.run().await
     }
 
     /// After a present hook that failed: it may have done half of its work.
@@ -220,6 +226,7 @@ pub async fn reconcile(directory: PathBuf) -> Vec<Error> {
     };
     let revoked = leftovers.iter().map(|claim| async move {
         tracing::warn!("{}: left presented by a process that is gone; revoking it", claim.target());
+        claim.outlast_hook().await?;
         claim.revoke().await
     });
     join_all(revoked).await.into_iter().filter_map(Result::err).collect()

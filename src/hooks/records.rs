@@ -1,7 +1,7 @@
 //! What is presented, written down so that it is revoked even if the process that presented it is killed.
 //!
 //! One file for each snapshot, made before its present hook runs and removed after its revoke hook has. A lock on the
-//! file (flock(2), which ends with the process) tells who stands behind it:
+//! file (flock(2), which ends with the process, and with a hook that is running) tells who stands behind it:
 //!
 //! - exclusive: somebody is presenting or revoking the snapshot;
 //! - shared: so many use it, in one process or in several;
@@ -14,7 +14,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind as IoKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
@@ -24,7 +24,10 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 
 use super::call::{Call, Hook};
-use super::{Argv, Snapshot};
+use super::{Argv, LOOK_AGAIN, Snapshot};
+
+/// The number in `/proc/locks` of a process in a namespace that cannot be seen from here.
+const UNSEEN: &str = "0";
 
 /// More than any record needs.
 const LONGEST: u64 = 64 << 10;
@@ -93,7 +96,8 @@ impl Records {
         Ok(if claim.share()? { Claimed::Shared(claim) } else { Claimed::Busy })
     }
 
-    /// Everything that is presented and that nobody uses, locked.
+    /// Everything that is presented and that no living process of ours stands behind: locked, or to be had when a hook that
+    /// outlived its process has ended.
     pub(super) fn leftovers(&self) -> Result<Vec<Claim>> {
         let entries = match self.directory.read_dir() {
             Ok(entries) => entries,
@@ -111,7 +115,10 @@ impl Records {
                 remove_unfinished(&path);
             } else if path.extension().is_some_and(|end| end == SUFFIX) {
                 match open(&path) {
-                    Ok(Some(claim)) if claim.lock(FlockOperation::NonBlockingLockExclusive)? => {
+                    Ok(Some(claim))
+                        if claim.lock(FlockOperation::NonBlockingLockExclusive)?
+                            || claim.is_orphaned() =>
+                    {
                         leftovers.push(claim);
                     }
                     Ok(_) => {}
@@ -134,6 +141,7 @@ impl Records {
             serde_json::to_string_pretty(record).map_err(|error| failed(error.into()))?;
         text.push('\n');
         let mut file = OpenOptions::new()
+            .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)
@@ -203,7 +211,8 @@ impl Claim {
         let mut over = self.over.lock().await;
         if !*over && self.lock(FlockOperation::NonBlockingLockExclusive)? {
             let Record { snapshot, revoke, limit } = &self.record;
-            Call::on(Hook::Revoke, revoke, snapshot, *limit).run().await.map_err(|error| {
+            let call = Call::on(Hook::Revoke, revoke, snapshot, *limit);
+            Call { lock: Some(self.handle()?), ..call }.run().await.map_err(|error| {
                 let path = self.path.display();
                 let hint = format!("it may be presented still; the next start tries again, unless you remove {path}");
                 error.with_hint(hint)
@@ -212,6 +221,40 @@ impl Claim {
         }
         *over = true;
         Ok(())
+    }
+
+    /// The file with its lock, for a hook to hold on to.
+    pub(super) fn handle(&self) -> Result<File> {
+        self.file.try_clone().map_err(|error| Error::io(format!("{}", self.path.display()), error))
+    }
+
+    /// Waits for the lock while a hook whose process was killed goes on; it would undo what is done meanwhile.
+    pub(super) async fn outlast_hook(&self) -> Result<()> {
+        let until = Instant::now() + self.record.limit + LOOK_AGAIN;
+        while !self.lock(FlockOperation::NonBlockingLockExclusive)? && self.is_orphaned() {
+            if Instant::now() > until {
+                let message = format!("{}: a hook of a killed process goes on", self.target());
+                let hint = "it may be presented still; the next start tries again";
+                return Err(Error::new(ErrorKind::Timeout, message).with_hint(hint));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Whether it is locked, and all processes that locked it are gone (proc(5), `/proc/locks`: the process that took a lock
+    /// stays named there while others have the file open). Where that cannot be told it is not.
+    fn is_orphaned(&self) -> bool {
+        let Ok(metadata) = self.file.metadata() else { return false };
+        let inode = format!(":{} ", metadata.ino());
+        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        let mut owners = locks
+            .lines()
+            .filter(|line| line.contains("FLOCK") && line.contains(&inode))
+            .filter_map(|line| line.split_whitespace().nth(4))
+            .peekable();
+        owners.peek().is_some()
+            && owners.all(|pid| pid != UNSEEN && !Path::new("/proc").join(pid).exists())
     }
 
     /// Crosses the record out. The lock on it is exclusive.

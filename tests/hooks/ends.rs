@@ -1,7 +1,7 @@
 //! Whatever becomes of a command, what was presented for it is revoked.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -168,6 +168,35 @@ fn after_sigkill_the_next_start_clears_the_mount_and_revokes() {
         assert_eq!(san.called(), ["present", "revoke", "present", "revoke"]);
         assert_eq!(san.records(), 0);
     }
+}
+
+#[test]
+fn a_hook_that_outlives_its_process_is_waited_for_and_revoked() {
+    if !can_run("a_hook_that_outlives_its_process_is_waited_for_and_revoked", NEEDS) {
+        return;
+    }
+    let san = Hooked::new(User::Caller);
+    san.set("touch begun; while [ ! -e go-on ]; do sleep 0.02; done; echo presented >>hooks", "");
+    let url = san.lun.url();
+    let list = ["ls", "--present", &url, "/etc/hostname"];
+    let mut killed = san.snapbrowse.command(list).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the hook to begin", || san.home().join("begun").exists());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(san.called(), ["present"]);
+
+    let mut next = san.snapbrowse.command(list).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(next.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("left presented by a process that is gone"), "{line}");
+    // Revoking it now would be undone by the hook.
+    assert_eq!(san.called(), ["present"]);
+    fs::write(san.home().join("go-on"), "").unwrap();
+    assert!(next.wait().unwrap().success());
+    let (first, second) = (["present", "presented", "revoke"], ["present", "presented", "revoke"]);
+    assert_eq!(san.called(), [first, second].concat());
+    assert_eq!(san.records(), 0);
 }
 
 /// Another user's mount is closed to the caller.
