@@ -1,0 +1,167 @@
+//! Fast commits: each image is copied while it is mounted, after records reached its fast-commit area.
+
+mod beyond;
+mod log;
+mod operations;
+
+use std::fs::{self, File, OpenOptions};
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::XattrFlags;
+use snapbrowse::fs::ext::{JournalReport, Options};
+
+use crate::common::{Aspects, Entry, KernelMount, Manifest, Need, can_run, copy_image, run};
+use crate::walk::{manifest, open, wait};
+
+/// A file system with the feature, in use.
+struct Live {
+    dir: tempfile::TempDir,
+    kernel: KernelMount,
+}
+
+impl Live {
+    /// Makes it and lets `prepare` fill it; all of that is in full transactions.
+    fn new(mke2fs: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("mounted.img");
+        let file = image.to_str().unwrap();
+        run("truncate", &["-s", "48M", file]);
+        let features = ["-q", "-F", "-t", "ext4", "-J", "size=8", "-O"];
+        // Blocks of 1 KiB, so that little is needed for much.
+        let features = [&features[..], &["fast_commit"]].concat();
+        let size: &[&str] = if mke2fs.contains(&"-b") { &[] } else { &["-b", "1024"] };
+        run("mke2fs", &[&features, size, mke2fs, &[file]].concat());
+        let kernel = KernelMount::writable(&image, 0, "noatime,commit=600");
+        prepare(kernel.path());
+        run("sync", &["-f", kernel.path().to_str().unwrap()]);
+        let live = Self { dir, kernel };
+        live.commit_fully();
+        live
+    }
+
+    fn path(&self) -> &Path {
+        self.kernel.path()
+    }
+
+    /// There are no fast commits before the first full one, nor of attributes.
+    fn commit_fully(&self) {
+        let file = self.path().join("attribute");
+        File::create(&file).unwrap();
+        rustix::fs::setxattr(&file, "user.a", b"1", XattrFlags::empty()).unwrap();
+        sync(&file);
+    }
+
+    /// How many fast commits the kernel says it made.
+    fn commits(&self) -> u32 {
+        let device = run("findmnt", &["-no", "SOURCE", self.path().to_str().unwrap()]);
+        let device = String::from_utf8(device).unwrap();
+        let name = device.trim().rsplit('/').next().unwrap();
+        let told = fs::read_to_string(format!("/proc/fs/ext4/{name}/fc_info")).unwrap();
+        let line = told.lines().nth(1).unwrap();
+        line.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// What a crash leaves at this point, and what was there.
+    fn crash(&self) -> Crashed {
+        let image = self.dir.path().join("crashed.img");
+        copy_image(&self.dir.path().join("mounted.img"), &image);
+        Crashed { image, live: Manifest::of_tree(self.path()) }
+    }
+}
+
+struct Crashed {
+    image: PathBuf,
+    live: Manifest,
+}
+
+impl Crashed {
+    /// Reads it with the reader under test.
+    fn read(&self) -> (Manifest, JournalReport) {
+        wait(async {
+            let fs = open(&self.image, 0, Options::default()).await.unwrap();
+            (manifest(&fs).await, fs.summary().journal.clone())
+        })
+    }
+
+    /// Reads it with the kernel; `None` where that does not mount it.
+    fn witness(&self) -> Option<Manifest> {
+        let copy = self.image.with_extension("witness");
+        copy_image(&self.image, &copy);
+        let mounted = catch_unwind(|| KernelMount::replaying(&copy, 0)).ok()?;
+        Some(Manifest::of_tree(mounted.path()))
+    }
+
+    /// It reads as it was, apart from what no record tells of directories: links, times, and new blocks.
+    fn assert_as_it_was(&self, found: &Manifest) {
+        let directory = |entry: &mut Entry| {
+            forget_replay(entry);
+            entry.nlink = 0;
+        };
+        let aspects = Aspects::All;
+        without(&self.live, directory).assert_same(
+            &without(found, directory),
+            aspects,
+            "as it was",
+        );
+    }
+
+    /// It reads as after the kernel's replay.
+    fn assert_as_the_kernel(&self, found: &Manifest) {
+        let expected = self.witness().expect("the kernel mounts it");
+        assert_as_replayed(&expected, found, "as the kernel");
+    }
+}
+
+/// Compares with the kernel's replay, without what that leaves to chance or counts differently: times, sizes and blocks of
+/// directories, and the blocks of files.
+pub(crate) fn assert_as_replayed(expected: &Manifest, found: &Manifest, what: &str) {
+    let blur = |entry: &mut Entry| {
+        forget_replay(entry);
+        entry.blocks = 0;
+    };
+    without(expected, blur).assert_same(&without(found, blur), Aspects::All, what);
+}
+
+fn without(manifest: &Manifest, blur: impl Fn(&mut Entry)) -> Manifest {
+    let mut manifest = manifest.clone();
+    manifest.0.values_mut().for_each(blur);
+    manifest
+}
+
+fn forget_replay(entry: &mut Entry) {
+    if entry.mode & 0o170_000 == 0o040_000 {
+        entry.size = 0;
+        entry.blocks = 0;
+        entry.mtime.clear();
+        entry.ctime.clear();
+    }
+}
+
+/// What an operation needs of the test machine.
+fn ready(test: &str) -> bool {
+    can_run(test, &[Need::Root, Need::Program("mke2fs"), Need::Program("findmnt")])
+}
+
+fn sync(path: &Path) {
+    File::open(path).unwrap().sync_all().unwrap();
+}
+
+/// Bytes that tell a block from its neighbours.
+fn bytes(mark: u8, len: usize) -> Vec<u8> {
+    (0..len).map(|index| mark ^ (index as u8) ^ ((index >> 8) as u8)).collect()
+}
+
+fn put(path: &Path, mark: u8, len: usize) {
+    fs::write(path, bytes(mark, len)).unwrap();
+}
+
+fn writer(path: &Path) -> File {
+    OpenOptions::new().write(true).open(path).unwrap()
+}
+
+/// A directory with a file of 100,000 bytes.
+fn one_file(root: &Path) {
+    fs::create_dir(root.join("d")).unwrap();
+    put(&root.join("d/old"), 1, 100_000);
+}
