@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -28,27 +28,64 @@ fn logout_takes_long(lun: &CrashedLun) {
     lun.server.inject(Rule::new(On::Logout, Fault::Silence).always());
 }
 
+/// A mount of the crashed disk from a target, by everybody who may mount.
+fn everybody_mounts(options: &[&str], then: impl Fn(&CrashedLun, &Snapbrowse, FuseMount<'_>)) {
+    for user in User::everybody() {
+        println!("{user:?}");
+        let lun = CrashedLun::new();
+        let snapbrowse = Snapbrowse::run_by(user);
+        then(&lun, &snapbrowse, snapbrowse.mount_with(options, &lun.url()));
+    }
+}
+
+/// A process that serves a mount in the foreground and tells of it.
+struct Foreground {
+    process: Child,
+    said: BufReader<ChildStderr>,
+}
+
+impl Foreground {
+    /// Starts it and waits until it is ready.
+    fn start(snapbrowse: &Snapbrowse, source: &str, dir: &Path) -> Self {
+        let mut command = snapbrowse.command(["mount", "-f", "-v", source]);
+        let mut process = command.arg(dir).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(process.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("is mounted on") {
+            line.clear();
+            assert_ne!(said.read_line(&mut line).unwrap(), 0, "it ended");
+        }
+        Self { process, said }
+    }
+
+    /// Ends it, with this exit code, and gives what else it said.
+    fn end(mut self, signal: Signal, code: i32) -> String {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+        let mut rest = String::new();
+        self.said.read_to_string(&mut rest).unwrap();
+        assert_eq!(self.process.wait().unwrap().code(), Some(code), "{rest}");
+        rest
+    }
+}
+
 #[test]
 fn umount_returns_after_the_logout() {
     if !can_run("umount_returns_after_the_logout", NEEDS) {
         return;
     }
-    for user in User::everybody() {
-        let lun = CrashedLun::new();
-        let snapbrowse = Snapbrowse::run_by(user);
-        let mount = snapbrowse.mount_with(&["--timeout", "4s"], &lun.url());
+    everybody_mounts(&["--timeout", "4s"], |lun, snapbrowse, mount| {
         let process = mount.process();
         assert!(is_running(process));
-        logout_takes_long(&lun);
+        logout_takes_long(lun);
         let dir = mount.path().to_str().unwrap();
         // It was told that the target said nothing.
         let said = snapbrowse.fails(1, ["umount", dir]);
         assert!(said.ends_with("the target did not confirm the logout"), "{said}");
         assert!(said.contains(dir), "{said}");
-        assert!(!is_running(process), "{user:?}");
+        assert!(!is_running(process));
         assert_eq!(lun.server.stats().logouts, 1);
         mount.wait_until_gone();
-    }
+    });
 }
 
 #[test]
@@ -56,15 +93,12 @@ fn umount_succeeds_where_the_logout_was_confirmed() {
     if !can_run("umount_succeeds_where_the_logout_was_confirmed", NEEDS) {
         return;
     }
-    for user in User::everybody() {
-        let lun = CrashedLun::new();
-        let snapbrowse = Snapbrowse::run_by(user);
-        let mount = snapbrowse.mount(&lun.url());
+    everybody_mounts(&[], |lun, snapbrowse, mount| {
         let said = snapbrowse.output(["umount", mount.path().to_str().unwrap()]);
         assert!(said.status.success() && said.stderr.is_empty(), "{said:?}");
         mount.wait_until_gone();
         lun.wait_until_logged_out();
-    }
+    });
 }
 
 #[test]
@@ -105,16 +139,13 @@ fn a_signal_unmounts_and_logs_out() {
     if !can_run("a_signal_unmounts_and_logs_out", NEEDS) {
         return;
     }
-    for user in User::everybody() {
-        for signal in [Signal::TERM, Signal::INT] {
-            let lun = CrashedLun::new();
-            let snapbrowse = Snapbrowse::run_by(user);
-            let mount = snapbrowse.mount(&lun.url());
+    for signal in [Signal::TERM, Signal::INT] {
+        everybody_mounts(&[], |lun, _, mount| {
             kill_process(mount.process(), signal).unwrap();
             lun.wait_until_logged_out();
-            assert!(!mount.is_mounted(), "{user:?}, {signal:?}: logged out but mounted");
+            assert!(!mount.is_mounted(), "{signal:?}: logged out but mounted");
             mount.wait_until_gone();
-        }
+        });
     }
 }
 
@@ -123,15 +154,12 @@ fn whoever_unmounts_the_process_logs_out() {
     if !can_run("whoever_unmounts_the_process_logs_out", NEEDS) {
         return;
     }
-    for user in User::everybody() {
-        let lun = CrashedLun::new();
-        let snapbrowse = Snapbrowse::run_by(user);
-        let mount = snapbrowse.mount(&lun.url());
+    everybody_mounts(&[], |lun, snapbrowse, mount| {
         let mut unmount = snapbrowse.command_of(find_program("fusermount3").unwrap());
         assert!(unmount.arg("-u").arg(mount.path()).status().unwrap().success());
         lun.wait_until_logged_out();
         mount.wait_until_gone();
-    }
+    });
 }
 
 #[test]
@@ -139,13 +167,10 @@ fn a_killed_process_leaves_no_dead_mount() {
     if !can_run("a_killed_process_leaves_no_dead_mount", NEEDS) {
         return;
     }
-    for user in User::everybody() {
-        let lun = CrashedLun::new();
-        let snapbrowse = Snapbrowse::run_by(user);
-        let mount = snapbrowse.mount(&lun.url());
+    everybody_mounts(&[], |_, _, mount| {
         kill_process(mount.process(), Signal::KILL).unwrap();
         mount.wait_until_gone();
-    }
+    });
 }
 
 #[test]
@@ -153,17 +178,14 @@ fn where_the_watchdog_was_killed_too_umount_clears_the_dead_mount() {
     if !can_run("where_the_watchdog_was_killed_too_umount_clears_the_dead_mount", NEEDS) {
         return;
     }
-    for user in User::everybody() {
-        let lun = CrashedLun::new();
-        let snapbrowse = Snapbrowse::run_by(user);
-        let mount = snapbrowse.mount(&lun.url());
+    everybody_mounts(&[], |_, snapbrowse, mount| {
         mount.kill();
         let output = snapbrowse.output(["umount", mount.path().to_str().unwrap()]);
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{said}");
         assert!(said.contains("was killed before it could log out"), "{said}");
         mount.wait_until_gone();
-    }
+    });
 }
 
 #[test]
@@ -171,10 +193,7 @@ fn where_the_watchdog_was_killed_too_the_next_start_clears_the_dead_mount() {
     if !can_run("where_the_watchdog_was_killed_too_the_next_start_clears_the_dead_mount", NEEDS) {
         return;
     }
-    for user in User::everybody() {
-        let lun = CrashedLun::new();
-        let snapbrowse = Snapbrowse::run_by(user);
-        let mount = snapbrowse.mount(&lun.url());
+    everybody_mounts(&[], |lun, snapbrowse, mount| {
         mount.kill();
         let portal = format!("iscsi://{}", lun.server.portal());
         let dir = mount.path().to_str().unwrap();
@@ -184,7 +203,7 @@ fn where_the_watchdog_was_killed_too_the_next_start_clears_the_dead_mount() {
         ] {
             let output = snapbrowse.output(arguments);
             let said = String::from_utf8(output.stderr).unwrap();
-            assert!(output.status.success(), "{user:?}: {said}");
+            assert!(output.status.success(), "{said}");
             assert!(said.contains("a killed process left"), "{said}");
             let mut read = snapbrowse.command_of("cat");
             assert_eq!(read.arg(mount.path().join(file)).output().unwrap().stdout, b"srv1\n");
@@ -192,7 +211,7 @@ fn where_the_watchdog_was_killed_too_the_next_start_clears_the_dead_mount() {
         }
         snapbrowse.output(["umount", dir]);
         mount.wait_until_gone();
-    }
+    });
 }
 
 #[test]
@@ -271,19 +290,9 @@ fn in_the_foreground_ctrl_c_is_a_good_end() {
     let lun = CrashedLun::new();
     let snapbrowse = Snapbrowse::new();
     let dir = snapbrowse.new_directory();
-    let mut command = snapbrowse.command(["mount", "-f", "-v", &lun.url(), dir.to_str().unwrap()]);
-    let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(process.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("is mounted on") {
-        line.clear();
-        assert_ne!(said.read_line(&mut line).unwrap(), 0, "it ended");
-    }
+    let foreground = Foreground::start(&snapbrowse, &lun.url(), &dir);
     assert_eq!(fs::read(dir.join("etc/hostname")).unwrap(), b"srv1\n");
-    kill_process(Pid::from_child(&process), Signal::INT).unwrap();
-    let mut rest = String::new();
-    said.read_to_string(&mut rest).unwrap();
-    assert_eq!(process.wait().unwrap().code(), Some(0), "{rest}");
+    foreground.end(Signal::INT, 0);
     assert!(!is_mount_point(&dir));
     lun.wait_until_logged_out();
 }
@@ -298,22 +307,11 @@ fn a_volume_that_was_written_meanwhile_is_reported_at_the_end() {
     let image: PathBuf = disk.path().join("dirty-ext3.img");
     let snapbrowse = Snapbrowse::new();
     let dir = snapbrowse.new_directory();
-    let mut command = snapbrowse.command(["mount", "-f", "-v"]);
-    command.arg(&image).arg(&dir).stderr(Stdio::piped());
-    let mut process = command.spawn().unwrap();
-    let mut said = BufReader::new(process.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("is mounted on") {
-        line.clear();
-        assert_ne!(said.read_line(&mut line).unwrap(), 0, "it ended");
-    }
+    let foreground = Foreground::start(&snapbrowse, image.to_str().unwrap(), &dir);
     // s_wtime of the file system in the first partition, at 1 MiB: somebody mounted it.
     let file = fs::File::options().write(true).open(&image).unwrap();
     file.write_all_at(&[0xff; 4], (1 << 20) + 1024 + 0x30).unwrap();
-    kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
-    let mut rest = String::new();
-    said.read_to_string(&mut rest).unwrap();
-    assert_eq!(process.wait().unwrap().code(), Some(3), "{rest}");
+    let rest = foreground.end(Signal::TERM, 3);
     assert!(rest.contains("being written"), "{rest}");
 }
 

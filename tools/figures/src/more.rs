@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::images::{BIG, DEEP, EXT4, FILES, disk};
+use crate::images::{BIG, EXT4, FILES, disk};
 use crate::mounts::Mounted;
 use crate::process::{as_user, cpu_time, measure, switches};
 use crate::report::{Line, rate};
@@ -51,20 +51,12 @@ impl Bench {
     pub(crate) fn crashed(&self, latency: Duration) -> Result<Line> {
         let image = shaped(&self.disks, CRASHED)?;
         warm(&image)?;
-        let mut target = Scripted::start(&image, latency)?;
+        let target = Scripted::start(&image, latency)?;
         let live = LIVE_LOG >> 20;
         let work = format!(
             "`cat` of a 2 KB file, ext3, {live} MiB of the journal live, {latency:?} per answer"
         );
-        let mut line = Line::new(work, "ms");
-        for _ in 0..self.runs {
-            let cost = measure(&mut self.ours(&["cat", &target.url(), DEEP]))?;
-            line.add("cat", cost.wall.as_secs_f64() * 1e3);
-            let (commands, bytes) = target.counts();
-            line.notes = vec![format!("{commands} SCSI commands, {} KiB read", bytes >> 10)];
-            line.note(format!("{} MiB", cost.peak >> 20));
-        }
-        Ok(line)
+        self.cat_deep(work, target)
     }
 
     pub(crate) fn engine(&self) -> Result<Line> {

@@ -205,11 +205,16 @@ impl Bench {
     }
 
     fn deep(&self, recipe: Recipe, latency: Duration) -> Result<Line> {
-        let mut target = Scripted::start(&disk(&self.disks, recipe)?, latency)?;
+        let target = Scripted::start(&disk(&self.disks, recipe)?, latency)?;
         let work = format!(
             "`cat` of a 2 KB file five directories deep, {}, {latency:?} per answer, the whole process",
             recipe.name
         );
+        self.cat_deep(work, target)
+    }
+
+    /// The small file of a disk, by a process of its own each time.
+    pub(crate) fn cat_deep(&self, work: String, mut target: Scripted) -> Result<Line> {
         let mut line = Line::new(work, "ms");
         for _ in 0..self.runs {
             let cost = measure(&mut self.ours(&["cat", &target.url(), DEEP]))?;
