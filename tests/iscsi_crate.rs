@@ -139,19 +139,17 @@ async fn digests_on_header_data_and_both() {
 #[tokio::test]
 async fn proves_itself_one_way_and_both_ways() {
     let contents = pattern(SIZE, 23);
-    let account =
-        |name: &str, secret: &str| Some(Credentials { name: name.into(), secret: secret.into() });
     let mut one_way = config();
-    one_way.credentials = account("alice", "secretsecret12");
+    one_way.credentials = Some(Credentials::new("alice", "secretsecret12"));
     let mut both_ways = one_way.clone();
-    both_ways.target_credentials = account("tgtuser", "targetsecret12");
+    both_ways.target_credentials = Some(Credentials::new("tgtuser", "targetsecret12"));
 
     let alice = ChapCredentials::new("alice", "secretsecret12");
     let auth = AuthConfig::Chap { credentials: alice.clone() };
     let server = Server::start(&contents, 512, auth);
     server.reads_everything(&one_way, &contents).await;
     let mut wrong = config();
-    wrong.credentials = account("alice", "wrongwrong12");
+    wrong.credentials = Some(Credentials::new("alice", "wrongwrong12"));
     for refused in [&wrong, &config()] {
         let error = server.log_in(refused).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Login, "{error}");
@@ -163,7 +161,7 @@ async fn proves_itself_one_way_and_both_ways() {
     };
     let server = Server::start(&contents, 512, auth);
     server.reads_everything(&both_ways, &contents).await;
-    both_ways.target_credentials = account("tgtuser", "othersecret12");
+    both_ways.target_credentials = Some(Credentials::new("tgtuser", "othersecret12"));
     let error = server.log_in(&both_ways).await.unwrap_err();
     assert!(error.to_string().contains("mutual CHAP"), "{error}");
 }

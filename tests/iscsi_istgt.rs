@@ -61,17 +61,15 @@ async fn proves_itself_one_way_and_both_ways() {
     let dir = tempfile::tempdir().unwrap();
     let contents = pattern(SIZE, 12);
     let file = disk(dir.path(), "a", &contents);
-    let account =
-        |name: &str, secret: &str| Some(Credentials { name: name.into(), secret: secret.into() });
     let mut one_way = config();
-    one_way.credentials = account("alice", "secretsecret12");
+    one_way.credentials = Some(Credentials::new("alice", "secretsecret12"));
     let mut both_ways = one_way.clone();
-    both_ways.target_credentials = account("tgtuser", "targetsecret12");
+    both_ways.target_credentials = Some(Credentials::new("tgtuser", "targetsecret12"));
 
     let istgt = Istgt::start(&file, &IstgtOptions { auth: "CHAP", ..IstgtOptions::default() });
     reads_everything(&istgt, &one_way, &contents).await;
     let mut wrong = config();
-    wrong.credentials = account("alice", "wrongwrong12");
+    wrong.credentials = Some(Credentials::new("alice", "wrongwrong12"));
     for refused in [&wrong, &config()] {
         let error = Session::login(&portals(&istgt), Istgt::IQN, refused).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Login, "{error}");
@@ -80,7 +78,7 @@ async fn proves_itself_one_way_and_both_ways() {
     let istgt =
         Istgt::start(&file, &IstgtOptions { auth: "CHAP Mutual", ..IstgtOptions::default() });
     reads_everything(&istgt, &both_ways, &contents).await;
-    both_ways.target_credentials = account("tgtuser", "othersecret12");
+    both_ways.target_credentials = Some(Credentials::new("tgtuser", "othersecret12"));
     let error = Session::login(&portals(&istgt), Istgt::IQN, &both_ways).await.unwrap_err();
     assert!(error.to_string().contains("mutual CHAP"), "{error}");
 }
@@ -89,17 +87,15 @@ async fn proves_itself_one_way_and_both_ways() {
 async fn proves_itself_for_discovery_too() {
     let dir = tempfile::tempdir().unwrap();
     let file = disk(dir.path(), "a", &pattern(SIZE, 14));
-    let account =
-        |name: &str, secret: &str| Some(Credentials { name: name.into(), secret: secret.into() });
     let mut proven = config();
-    proven.credentials = account("alice", "secretsecret12");
+    proven.credentials = Some(Credentials::new("alice", "secretsecret12"));
     for method in ["CHAP", "CHAP Mutual"] {
         let options = IstgtOptions { discovery_auth: method, ..IstgtOptions::default() };
         let istgt = Istgt::start(&file, &options);
         let error = discover(&portals(&istgt), &config()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Login, "{error}");
         if method == "CHAP Mutual" {
-            proven.target_credentials = account("tgtuser", "targetsecret12");
+            proven.target_credentials = Some(Credentials::new("tgtuser", "targetsecret12"));
         }
         let found = discover(&portals(&istgt), &proven).await.unwrap();
         assert_eq!(found[0].name, Istgt::IQN);

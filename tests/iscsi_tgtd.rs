@@ -93,7 +93,7 @@ async fn proves_itself_and_makes_the_target_prove_itself() {
     tgtd.require_chap(&target, "alice", "secretsecret12");
     let with = |secret: &str| {
         let mut config = config();
-        config.credentials = Some(Credentials { name: "alice".into(), secret: secret.into() });
+        config.credentials = Some(Credentials::new("alice", secret));
         config
     };
     let right = with("secretsecret12");
@@ -109,9 +109,8 @@ async fn proves_itself_and_makes_the_target_prove_itself() {
     assert_eq!(error.kind(), ErrorKind::Login, "{error}");
 
     let mutual = |name: &str, secret: &str| {
-        let credentials = Credentials { name: name.into(), secret: secret.into() };
         let mut config = with("secretsecret12");
-        config.target_credentials = Some(credentials);
+        config.target_credentials = Some(Credentials::new(name, secret));
         config
     };
     let right = mutual("tgtuser", "targetsecret12");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::zeroize::Zeroizing;
 
-use crate::iscsi::{ChapSecret, Credentials, Portal};
+use crate::iscsi::{Credentials, Portal};
 
 /// Where open-iscsi keeps it, by the age of its release.
 const DIRECTORIES: [&str; 2] = ["/etc/iscsi/nodes", "/var/lib/iscsi/nodes"];
@@ -124,10 +124,7 @@ impl Record {
             return None;
         }
         let field = |name: &str| self.get(&format!("node.session.auth.{name}{which}"));
-        Some(Credentials {
-            name: field("username")?.to_owned(),
-            secret: ChapSecret::from(field("password")?),
-        })
+        Some(Credentials::new(field("username")?, field("password")?))
     }
 }
 

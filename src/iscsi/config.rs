@@ -30,6 +30,13 @@ pub struct Credentials {
     pub secret: ChapSecret,
 }
 
+impl Credentials {
+    /// A name and its secret.
+    pub fn new(name: impl Into<String>, secret: impl Into<ChapSecret>) -> Self {
+        Self { name: name.into(), secret: secret.into() }
+    }
+}
+
 /// A CHAP algorithm, by its number in IANA's registry of PPP authentication algorithms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChapAlgorithm {

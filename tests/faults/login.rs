@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use snapbrowse::ErrorKind;
-use snapbrowse::iscsi::{ChapAlgorithm, ChapSecret, Credentials, Session};
+use snapbrowse::iscsi::{ChapAlgorithm, Credentials, Session};
 use snapbrowse_target as target;
 use snapbrowse_target::{BinaryForm, Chap, Close, Config, DigestSupport, Fault, On, Rule, Target};
 
@@ -174,10 +174,6 @@ async fn a_target_that_needs_another_round() {
     assert!(rig.login().await.is_err(), "a login without end");
 }
 
-fn credentials(name: &str, secret: &str) -> Credentials {
-    Credentials { name: name.into(), secret: ChapSecret::from(secret) }
-}
-
 async fn chap_login(rig: &Rig) -> snapbrowse::Result<()> {
     let session = rig.login().await?;
     rig.bounded(session.logout()).await
@@ -186,7 +182,7 @@ async fn chap_login(rig: &Rig) -> snapbrowse::Result<()> {
 async fn chap_rig(chap: Chap) -> Rig {
     let mut rig =
         Rig::with(Config { targets: vec![Target::new(IQN).chap(chap)], ..Config::default() }).await;
-    rig.config.credentials = Some(credentials("alice", "secretsecret12"));
+    rig.config.credentials = Some(Credentials::new("alice", "secretsecret12"));
     rig
 }
 
@@ -211,7 +207,7 @@ async fn chap_with_every_algorithm_form_and_length() {
             let mut rig = chap_rig(chap).await;
             chap_login(&rig).await.unwrap();
             rig.config.chap_algorithms = vec![ours];
-            rig.config.target_credentials = Some(credentials("tgt", "targetsecret12"));
+            rig.config.target_credentials = Some(Credentials::new("tgt", "targetsecret12"));
             chap_login(&rig).await.unwrap();
             assert_eq!(rig.server.stats().violations, Vec::<String>::new());
         }
@@ -222,14 +218,14 @@ async fn chap_with_every_algorithm_form_and_length() {
 async fn wrong_secrets_are_refused_on_both_sides_and_never_shown() {
     let chap = || Chap::new("alice", "secretsecret12").mutual("tgt", "targetsecret12");
     let mut rig = chap_rig(chap()).await;
-    rig.config.credentials = Some(credentials("alice", "wrongsecret-12"));
+    rig.config.credentials = Some(Credentials::new("alice", "wrongsecret-12"));
     let error = chap_login(&rig).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Login);
     assert!(!error.to_string().contains("wrongsecret"), "{error}");
     assert_eq!(rig.server.stats().connections, 1, "a wrong secret locks accounts: one try");
 
     let mut rig = chap_rig(chap()).await;
-    rig.config.target_credentials = Some(credentials("tgt", "anothersecret12"));
+    rig.config.target_credentials = Some(Credentials::new("tgt", "anothersecret12"));
     let error = chap_login(&rig).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Login);
     assert_eq!(rig.server.stats().normal_sessions, 0);
@@ -243,12 +239,12 @@ async fn wrong_secrets_are_refused_on_both_sides_and_never_shown() {
 #[tokio::test]
 async fn a_target_that_cannot_prove_itself_is_refused() {
     let mut rig = chap_rig(Chap::new("alice", "secretsecret12")).await;
-    rig.config.target_credentials = Some(credentials("tgt", "targetsecret12"));
+    rig.config.target_credentials = Some(Credentials::new("tgt", "targetsecret12"));
     assert_eq!(chap_login(&rig).await.unwrap_err().kind(), ErrorKind::Login);
     // Nor is one that does not ask for CHAP at all.
     let mut rig = Rig::new().await;
-    rig.config.credentials = Some(credentials("alice", "secretsecret12"));
-    rig.config.target_credentials = Some(credentials("tgt", "targetsecret12"));
+    rig.config.credentials = Some(Credentials::new("alice", "secretsecret12"));
+    rig.config.target_credentials = Some(Credentials::new("tgt", "targetsecret12"));
     assert_eq!(chap_login(&rig).await.unwrap_err().kind(), ErrorKind::Login);
     assert_eq!(rig.server.stats().normal_sessions, 0);
 }

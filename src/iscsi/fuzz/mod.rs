@@ -13,7 +13,7 @@ use super::proto::{
     Command, Engine, Limits, Login, LoginStep, LoginTarget, Negotiated, Negotiation,
 };
 use super::proto::{Need, Receiver, Window, pairs};
-use super::{ChapSecret, Config, Credentials, DigestPolicy};
+use super::{Config, Credentials, DigestPolicy};
 use crate::fuzz::Input;
 use crate::scsi::{self, Capacity, Cdb, LunAddress};
 
@@ -58,16 +58,12 @@ pub fn stream(bytes: &[u8]) {
 pub fn login(bytes: &[u8]) {
     let mut input = Input(bytes);
     let Some(choices) = input.byte() else { return };
-    let credentials = |name: &str, secret: &str| Credentials {
-        name: name.into(),
-        secret: ChapSecret::from(secret),
-    };
     let mut config = Config::new("iqn.2026-01.test:i");
     if choices & 1 != 0 {
-        config.credentials = Some(credentials("alice", "secretsecret12"));
+        config.credentials = Some(Credentials::new("alice", "secretsecret12"));
     }
     if choices & 2 != 0 {
-        config.target_credentials = Some(credentials("target", "targetsecret12"));
+        config.target_credentials = Some(Credentials::new("target", "targetsecret12"));
     }
     if choices & 4 != 0 {
         config.header_digest = DigestPolicy::Require;
