@@ -4,9 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 
-use crate::common::{Snapbrowse, can_run, run};
+use crate::common::{Need, Snapbrowse, can_run, run};
 use crate::image::{Image, NEEDS};
 
+const DEBUGFS: Need = Need::Program("debugfs");
 const SECRET: &str = "rather-secret-4711";
 
 #[test]
@@ -243,4 +244,36 @@ fn what_was_passed_over_at_opening_is_said_before_anything_is_read() {
         let text = String::from_utf8(said.stderr).unwrap();
         assert!(text.contains("volume whole: ") && text.contains("device"), "{command}: {text}");
     }
+}
+
+#[test]
+fn a_journal_on_a_device_of_its_own_has_to_be_named() {
+    if !can_run("a_journal_on_a_device_of_its_own_has_to_be_named", &[NEEDS, &[DEBUGFS]].concat()) {
+        return;
+    }
+    let image = Image::new();
+    let journal = image.path("journal");
+    let journal = journal.to_str().unwrap();
+    let (source, uuid) = (image.source(), "1db3f677-6832-4adb-bafc-8e4059c30a34");
+    // Blocks of 1 KiB, as the image has them.
+    run("mke2fs", &["-q", "-F", "-O", "journal_dev", "-b", "1024", "-U", uuid, journal, "4M"]);
+    let (requests, block) = (image.path("requests"), image.path("block"));
+    fs::write(&block, [7; 1024]).unwrap();
+    let script = format!(
+        "feature -has_journal\nfeature has_journal\nssv journal_inum 0\nssv journal_dev 0x9999\n\
+         ssv journal_uuid {uuid}\njo -f {journal}\njw -b 20000 {}\njc\n",
+        block.display()
+    );
+    fs::write(&requests, script).unwrap();
+    run("debugfs", &["-w", "-f", requests.to_str().unwrap(), &source]);
+    let said = image.snapbrowse.fails(13, ["ls", &source]);
+    assert!(said.contains(uuid) && said.contains("--journal-device"), "{said}");
+    let info = image.json(&["info", "--journal-device", journal, &source]);
+    let found = &info["volumes"][0]["filesystem"]["journal"];
+    assert_eq!(
+        (&found["state"], &found["transactions"]),
+        (&"replayed".into(), &1.into()),
+        "{found}"
+    );
+    assert!(!image.prints(&["ls", &source, "/etc", "--journal-device", journal]).is_empty());
 }

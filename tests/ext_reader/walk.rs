@@ -30,6 +30,12 @@ pub(crate) async fn open(image: &Path, offset: u64, options: Options) -> Result<
     Ext::open(Arc::new(Slice::new(image, offset..offset + len, "image")?), options).await
 }
 
+/// Opens the file system in an image with its journal in another one.
+pub(crate) async fn open_with_journal(image: &Path, journal: &Path) -> Result<Ext> {
+    let device = |path| ImageFile::open(path).map(Arc::new);
+    Ext::open_with_journal(device(image)?, device(journal)?, Options::default()).await
+}
+
 /// All paths with all that `stat` shows and digests of the contents, as [`Manifest::of_tree`] gives them. Every name is
 /// looked up as well as listed.
 pub(crate) async fn manifest(fs: &dyn Filesystem) -> Manifest {

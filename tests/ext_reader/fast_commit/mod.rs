@@ -1,6 +1,7 @@
 //! Fast commits: each image is copied while it is mounted, after records reached its fast-commit area.
 
 mod beyond;
+mod external;
 mod log;
 mod operations;
 
@@ -11,31 +12,46 @@ use std::path::{Path, PathBuf};
 use rustix::fs::XattrFlags;
 use snapbrowse::fs::ext::{JournalReport, Options};
 
+use self::external::LoopDevice;
 use crate::common::{Aspects, Entry, KernelMount, Manifest, Need, can_run, copy_image, run};
-use crate::walk::{manifest, open, wait};
+use crate::walk::{manifest, open, open_with_journal, wait};
 
 /// A file system with the feature, in use.
 struct Live {
-    dir: tempfile::TempDir,
     kernel: KernelMount,
+    /// Where the journal lies on a device of its own, whose image is `journal.img`.
+    journal: Option<LoopDevice>,
+    dir: tempfile::TempDir,
 }
 
 impl Live {
     /// Makes it and lets `prepare` fill it; all of that is in full transactions.
     fn new(mke2fs: &[&str], prepare: impl FnOnce(&Path)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::in_directory(tempfile::tempdir().unwrap(), None, mke2fs, prepare)
+    }
+
+    fn in_directory(
+        dir: tempfile::TempDir,
+        journal: Option<LoopDevice>,
+        mke2fs: &[&str],
+        prepare: impl FnOnce(&Path),
+    ) -> Self {
         let image = dir.path().join("mounted.img");
         let file = image.to_str().unwrap();
         run("truncate", &["-s", "48M", file]);
-        let features = ["-q", "-F", "-t", "ext4", "-J", "size=8", "-O"];
+        let features = ["-q", "-F", "-t", "ext4", "-O", "fast_commit", "-J"];
         // Blocks of 1 KiB, so that little is needed for much.
-        let features = [&features[..], &["fast_commit"]].concat();
+        let place = match &journal {
+            None => "size=8".to_owned(),
+            Some(device) => format!("device={}", device.path()),
+        };
+        let features = [&features[..], &[&place]].concat();
         let size: &[&str] = if mke2fs.contains(&"-b") { &[] } else { &["-b", "1024"] };
         run("mke2fs", &[&features, size, mke2fs, &[file]].concat());
         let kernel = KernelMount::writable(&image, 0, "noatime,commit=600");
         prepare(kernel.path());
         run("sync", &["-f", kernel.path().to_str().unwrap()]);
-        let live = Self { dir, kernel };
+        let live = Self { kernel, journal, dir };
         live.commit_fully();
         live
     }
@@ -66,12 +82,18 @@ impl Live {
     fn crash(&self) -> Crashed {
         let image = self.dir.path().join("crashed.img");
         copy_image(&self.dir.path().join("mounted.img"), &image);
-        Crashed { image, live: Manifest::of_tree(self.path()) }
+        let journal = self.journal.as_ref().map(|_| {
+            let copy = self.dir.path().join("crashed-journal.img");
+            copy_image(&self.dir.path().join("journal.img"), &copy);
+            copy
+        });
+        Crashed { image, journal, live: Manifest::of_tree(self.path()) }
     }
 }
 
 struct Crashed {
     image: PathBuf,
+    journal: Option<PathBuf>,
     live: Manifest,
 }
 
@@ -79,7 +101,11 @@ impl Crashed {
     /// Reads it with the reader under test.
     fn read(&self) -> (Manifest, JournalReport) {
         wait(async {
-            let fs = open(&self.image, 0, Options::default()).await.unwrap();
+            let fs = match &self.journal {
+                None => open(&self.image, 0, Options::default()).await,
+                Some(journal) => open_with_journal(&self.image, journal).await,
+            };
+            let fs = fs.unwrap();
             (manifest(&fs).await, fs.summary().journal.clone())
         })
     }
@@ -88,8 +114,19 @@ impl Crashed {
     fn witness(&self) -> Option<Manifest> {
         let copy = self.image.with_extension("witness");
         copy_image(&self.image, &copy);
-        let mounted = catch_unwind(|| KernelMount::replaying(&copy, 0)).ok()?;
-        Some(Manifest::of_tree(mounted.path()))
+        let journal = self.journal.as_ref().map(|journal| {
+            let copy = journal.with_extension("witness");
+            copy_image(journal, &copy);
+            LoopDevice::attach(&copy)
+        });
+        let mounted = catch_unwind(|| match &journal {
+            None => KernelMount::replaying(&copy, 0),
+            Some(device) => {
+                let options = format!("noatime,journal_path={}", device.path());
+                KernelMount::writable(&copy, 0, &options)
+            }
+        });
+        Some(Manifest::of_tree(mounted.ok()?.path()))
     }
 
     /// It reads as it was, apart from what no record tells of directories: links, times, and new blocks.
@@ -140,7 +177,10 @@ fn forget_replay(entry: &mut Entry) {
 
 /// What an operation needs of the test machine.
 fn ready(test: &str) -> bool {
-    can_run(test, &[Need::Root, Need::Program("mke2fs"), Need::Program("findmnt")])
+    can_run(
+        test,
+        &[Need::Root, Need::Program("mke2fs"), Need::Program("findmnt"), Need::Program("losetup")],
+    )
 }
 
 fn sync(path: &Path) {
