@@ -25,7 +25,11 @@ impl Disk {
             }
             Err(error) => return Err(error),
         };
-        let free_blocks = free_blocks.min(sb.blocks_count);
+        let (units, inodes) = self.replayed.freed();
+        let free_blocks = free_blocks
+            .saturating_add_signed(units / (i64::from(sb.block_size) / 512))
+            .min(sb.blocks_count);
+        let free_inodes = free_inodes.saturating_add_signed(inodes).min(sb.inodes_count.into());
         let overhead = self.overhead().await.min(sb.blocks_count);
         let reserved = sb.reserved_blocks.saturating_add(self.reserved_by_kernel());
         Ok(StatFs {

@@ -64,6 +64,7 @@ fn they_are_played_back_from_there() {
     let (found, report) = crashed.read();
     assert!(report.transactions > 0 && report.fast_commits >= 3, "{report:?}");
     crashed.assert_as_it_was(&found);
+    crashed.assert_as_free_as_it_was();
     crashed.assert_as_the_kernel(&found);
 }
 

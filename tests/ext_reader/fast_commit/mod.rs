@@ -10,7 +10,8 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::XattrFlags;
-use snapbrowse::fs::ext::{JournalReport, Options};
+use snapbrowse::fs::Filesystem as _;
+use snapbrowse::fs::ext::{Ext, JournalReport, Options};
 
 use self::external::LoopDevice;
 use crate::common::{Aspects, Entry, KernelMount, Manifest, Need, can_run, copy_image, run};
@@ -87,7 +88,8 @@ impl Live {
             copy_image(&self.dir.path().join("journal.img"), &copy);
             copy
         });
-        Crashed { image, journal, live: Manifest::of_tree(self.path()) }
+        let free = free_of_tree(self.path());
+        Crashed { image, journal, live: Manifest::of_tree(self.path()), free }
     }
 }
 
@@ -95,19 +97,31 @@ struct Crashed {
     image: PathBuf,
     journal: Option<PathBuf>,
     live: Manifest,
+    /// How many blocks and inodes were free.
+    free: [u64; 2],
+}
+
+/// How many blocks and inodes are free.
+fn free_of_tree(root: &Path) -> [u64; 2] {
+    let counts = rustix::fs::statvfs(root).unwrap();
+    [counts.f_bfree, counts.f_ffree]
 }
 
 impl Crashed {
     /// Reads it with the reader under test.
     fn read(&self) -> (Manifest, JournalReport) {
         wait(async {
-            let fs = match &self.journal {
-                None => open(&self.image, 0, Options::default()).await,
-                Some(journal) => open_with_journal(&self.image, journal).await,
-            };
-            let fs = fs.unwrap();
+            let fs = self.open().await;
             (manifest(&fs).await, fs.summary().journal.clone())
         })
+    }
+
+    async fn open(&self) -> Ext {
+        let opened = match &self.journal {
+            None => open(&self.image, 0, Options::default()).await,
+            Some(journal) => open_with_journal(&self.image, journal).await,
+        };
+        opened.unwrap()
     }
 
     /// Reads it with the kernel; `None` where that does not mount it.
@@ -141,6 +155,12 @@ impl Crashed {
             aspects,
             "as it was",
         );
+    }
+
+    /// What is free is what was: not so where a file was open without a name.
+    fn assert_as_free_as_it_was(&self) {
+        let counts = wait(async { self.open().await.statfs().await }).unwrap();
+        assert_eq!([counts.blocks_free, counts.files_free], self.free);
     }
 
     /// It reads as after the kernel's replay.

@@ -30,6 +30,7 @@ fn operation(
     println!("{test}: {made} fast commits, {report:?}");
     assert!(made > 0 && report.fast_commits > 0, "no fast commit was made");
     crashed.assert_as_it_was(&found);
+    crashed.assert_as_free_as_it_was();
     crashed.assert_as_the_kernel(&found);
 }
 

@@ -144,9 +144,6 @@ impl Inode {
         let (uid_high, gid_high) =
             (u32::from(raw.i_uid_high.get()), u32::from(raw.i_gid_high.get()));
         let device_node = matches!(file_type, FileType::BlockDevice | FileType::CharDevice);
-        // As the kernel, so that tools do not take a file within its inode for one hole.
-        let inline = file_type == FileType::Regular && flags.contains(Flags::INLINE_DATA);
-        let inline_blocks = if inline { size.div_ceil(512) } else { 0 };
         let attr = Attr {
             ino,
             file_type,
@@ -156,7 +153,7 @@ impl Inode {
             gid: u32::from(raw.i_gid.get()) | gid_high << 16,
             rdev: if device_node { device(&raw.i_block) } else { DeviceNumber::default() },
             size,
-            blocks: blocks(sb, raw, flags) + inline_blocks,
+            blocks: blocks(sb, raw, flags) + inline_blocks(file_type, flags, size),
             atime: time(raw.i_atime, field(extra::ATIME)),
             mtime: time(raw.i_mtime, field(extra::MTIME)),
             ctime: time(raw.i_ctime, field(extra::CTIME)),
@@ -207,6 +204,12 @@ impl Inode {
             tail: Box::default(),
             checksum_seed: None,
         }
+    }
+
+    /// What it takes up outside the inode, in units of 512 bytes (`i_blocks`).
+    pub fn i_blocks(&self) -> u64 {
+        let inline = inline_blocks(self.attr.file_type, self.flags, self.attr.size);
+        self.attr.blocks.saturating_sub(inline)
     }
 
     /// The contents, where they lie in the inode itself: what fits into `i_block`, and the rest as an attribute. `None`
@@ -309,6 +312,12 @@ fn check(seed: Crc32c, bytes: &[u8], fields_len: usize) -> Result<()> {
         .over(&[0, 0])
         .over(&large[at + 2..])
         .check(u32::from(lo) | u32::from(hi) << 16)
+}
+
+/// What a file within its inode is shown to take up: as the kernel, so that tools do not take it for one hole.
+fn inline_blocks(file_type: FileType, flags: Flags, size: u64) -> u64 {
+    let inline = file_type == FileType::Regular && flags.contains(Flags::INLINE_DATA);
+    if inline { size.div_ceil(512) } else { 0 }
 }
 
 /// `i_blocks` in units of 512 bytes (kernel: `ext4_inode_blocks`).

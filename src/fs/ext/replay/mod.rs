@@ -22,6 +22,7 @@ use super::layout::corrupt;
 use super::layout::fast_commit::{Change, Dentry};
 use super::layout::inode::{Flags, Inode};
 use super::layout::raw_inode::RawInode;
+use super::layout::superblock::Superblock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{DirEntry, FileType, Ino};
 use runs::{FILE_BLOCKS, Runs};
@@ -43,9 +44,43 @@ const MAX_WARNINGS: usize = 1000;
 pub(super) struct Replayed {
     files: HashMap<Ino, Result<Arc<File>>>,
     dirs: HashMap<Ino, DirChanges>,
+    /// What there is less of now than the disk's own counts say.
+    freed: Usage,
+}
+
+/// What files take up.
+#[derive(Clone, Copy, Default)]
+struct Usage {
+    inodes: i64,
+    /// In units of 512 bytes.
+    blocks: i64,
+}
+
+impl Usage {
+    fn of(sb: &Superblock, ino: Ino, raw: &RawInode) -> Self {
+        match Inode::parse(sb, ino, raw.bytes(), false) {
+            Ok(inode) => {
+                Self { inodes: 1, blocks: inode.i_blocks().try_into().unwrap_or(i64::MAX) }
+            }
+            Err(_) => Self::default(),
+        }
+    }
+
+    /// Adds the difference between what was and what is.
+    fn add_change(&mut self, before: Self, after: Self) {
+        let add =
+            |sum: i64, before: i64, after: i64| sum.saturating_add(before).saturating_sub(after);
+        self.inodes = add(self.inodes, before.inodes, after.inodes);
+        self.blocks = add(self.blocks, before.blocks, after.blocks);
+    }
 }
 
 impl Replayed {
+    /// How many units of 512 bytes and how many inodes are free that are not by the disk's own counts, or fewer.
+    pub(super) fn freed(&self) -> (i64, i64) {
+        (self.freed.blocks, self.freed.inodes)
+    }
+
     /// The inode after replay; `None` where it is as on the disk.
     pub(super) fn file(&self, ino: Ino) -> Option<Result<Arc<File>>> {
         self.files.get(&ino).cloned()
@@ -121,14 +156,16 @@ pub(super) async fn replay(disk: &Disk, changes: Vec<Change>) -> Result<(Replaye
     }
     let Replay { nodes, mut dirs, warnings, .. } = replay;
     let mut files = HashMap::with_capacity(nodes.len());
+    let mut freed = Usage::default();
     for (ino, node) in nodes {
         let file = node.file(disk, ino);
+        freed.add_change(node.before, Usage::of(&disk.sb, ino, &node.raw));
         if node.raw.file_type() != Some(FileType::Directory) {
             dirs.remove(&ino);
         }
         files.insert(ino, file.map(Arc::new));
     }
-    Ok((Replayed { files, dirs }, warnings))
+    Ok((Replayed { files, dirs, freed }, warnings))
 }
 
 /// Changes so far.
@@ -144,6 +181,8 @@ struct Replay<'a> {
 /// An inode that a change was about.
 struct Node {
     raw: RawInode,
+    /// What it took up on the disk.
+    before: Usage,
     /// The map, where it is no longer the one in the inode.
     map: Option<Runs>,
     /// Whether a record told its fields, and not only the disk.
@@ -370,7 +409,8 @@ impl Replay<'_> {
                 }
                 _ => {}
             }
-            self.nodes.insert(ino, Node { raw, map: None, told: false });
+            let before = Usage::of(&self.disk.sb, ino, &raw);
+            self.nodes.insert(ino, Node { raw, before, map: None, told: false });
         }
         Ok(self.nodes.get_mut(&ino).expect("it is there by now"))
     }
