@@ -1,10 +1,10 @@
 //! The task that owns a session's connection: moves bytes between the socket and the [`Engine`], and connects again.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use futures_util::future::try_join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::ReadHalf;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,6 +18,7 @@ use super::proto::{
     Backoff, Check, Command, Engine, Event, Fault, Limits, LoginTarget, Need, Notices, Receiver,
 };
 use super::unit::{self, UnitFacts};
+use super::watch::{WatcherId, Watchers};
 use super::{Config, Portal};
 
 /// How much is read at a time while small answers come in.
@@ -38,9 +39,10 @@ const EAGER_ATTEMPTS: u32 = 8;
 pub(super) enum Request {
     /// Run a command.
     Run(Command, Ticket),
-    /// The unit is open: check after each reconnect that it is still the same.
-    Watch(LunAddress, UnitFacts),
-    Unwatch(LunAddress),
+    /// Somebody opens the unit, or has opened it and relies on these facts: check after each reconnect that it is
+    /// still the same.
+    Watch(LunAddress, WatcherId, Option<UnitFacts>),
+    Unwatch(LunAddress, WatcherId),
     /// Check the open unit before the next read.
     Suspect(LunAddress),
     /// The outcome of such a check.
@@ -70,7 +72,8 @@ pub(super) struct Handle {
 pub(super) enum LinkState {
     /// It serves; the portal is the one of the configuration, the address where it led to.
     Up(Portal, SocketAddr),
-    Down,
+    /// It was lost, and the session tries this portal first.
+    Down(Portal),
     /// The session is over.
     Over,
 }
@@ -177,7 +180,7 @@ pub(super) struct Driver {
     state: watch::Sender<LinkState>,
     /// Whether other sessions stand by through other portals.
     shared: bool,
-    units: HashMap<LunAddress, UnitFacts>,
+    watchers: Watchers,
     farewells: Vec<oneshot::Sender<bool>>,
     closing: bool,
     /// Whether the target has confirmed the logout.
@@ -225,7 +228,7 @@ impl Driver {
             asked: connection.asked.clone(),
             state,
             shared: false,
-            units: HashMap::new(),
+            watchers: Watchers::default(),
             farewells: Vec::new(),
             closing: false,
             confirmed: false,
@@ -250,7 +253,7 @@ impl Driver {
             match self.serve(connection).await {
                 End::Over => break,
                 End::Fault(fault) => {
-                    self.state.send_replace(LinkState::Down);
+                    self.state.send_replace(LinkState::Down(self.asked.clone()));
                     let error = fault.error.clone().context(&portal);
                     let now = Instant::now().into_std();
                     self.notices.warn("lost", now, || format!("{error}: connecting again"));
@@ -367,13 +370,16 @@ impl Driver {
     fn take(&mut self, request: Request, now: std::time::Instant) {
         match request {
             Request::Run(command, ticket) => self.engine.submit(command, ticket),
-            Request::Watch(lun, facts) => {
-                self.units.insert(lun, facts);
+            Request::Watch(lun, id, facts) => {
+                if self.watchers.add(lun, id, facts) {
+                    self.engine.suspect(lun);
+                }
                 self.engine.watch(lun);
             }
-            Request::Unwatch(lun) => {
-                self.units.remove(&lun);
-                self.engine.unwatch(lun);
+            Request::Unwatch(lun, id) => {
+                if self.watchers.remove(lun, id) {
+                    self.engine.unwatch(lun);
+                }
             }
             Request::Suspect(lun) => self.engine.suspect(lun),
             Request::Verified(lun, check, result) => self.engine.verified(lun, check, result),
@@ -415,16 +421,17 @@ impl Driver {
 
     /// Looks at a unit again, beside the commands that go on.
     fn verify(&mut self, lun: LunAddress, check: Check) {
-        let (Some(requests), Some(facts)) = (self.handle.upgrade(), self.units.get(&lun)) else {
+        let facts = self.watchers.facts(lun);
+        let (Some(requests), false) = (self.handle.upgrade(), facts.is_empty()) else {
             self.engine.verified(lun, check, Ok(()));
             return;
         };
         let (timeout, state) = (self.config.timeout, self.state.subscribe());
         // Where reads may take another path they shall not wait for a port that does not serve the unit.
         let handle = Handle { requests, timeout, state, detours: self.shared };
-        let facts = facts.clone();
         tokio::spawn(async move {
-            let result = unit::verify(&handle, lun, &facts).await;
+            let looks = facts.iter().map(|facts| unit::verify(&handle, lun, facts));
+            let result = try_join_all(looks).await.map(|_| ());
             handle.tell(Request::Verified(lun, check, result));
         });
     }
@@ -433,6 +440,7 @@ impl Driver {
     async fn reconnect(&mut self, wait: Duration) -> Option<Connection> {
         let lost = Instant::now();
         let mut not_before = lost + wait;
+        let mut told = String::new();
         loop {
             // Nobody waits, and it has been tried often enough: the next command wakes us.
             while self.backoff.attempts() >= EAGER_ATTEMPTS && !self.engine.has_work() {
@@ -454,7 +462,12 @@ impl Driver {
                         Passes::WithOneAlgorithm | Passes::No => false,
                     };
                     let now = Instant::now();
-                    self.notices.warn("login", now.into_std(), || error.to_string());
+                    // A portal may be down for days: each reason is told once.
+                    let reason = error.to_string();
+                    if reason != told && self.notices.allow("login", now.into_std()).is_some() {
+                        tracing::warn!("{reason}");
+                        told = reason;
+                    }
                     if !passes {
                         self.engine.fail_all(&error);
                         self.dispatch();

@@ -18,6 +18,7 @@ mod routes;
 mod session;
 mod unit;
 mod url;
+mod watch;
 
 pub use config::{ChapAlgorithm, ChapSecret, Config, Credentials, DigestPolicy};
 pub use discovery::{TargetRecord, discover};

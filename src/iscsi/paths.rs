@@ -22,6 +22,7 @@ use super::driver::{Handle, LinkState, Request};
 use super::proto::MAX_TRIES;
 use super::routes::Routes;
 use super::unit::{self, Found, Unit, UnitFacts};
+use super::watch::Watch;
 
 /// The other paths are opened when so many bytes were read: a short command ends before they would be of use.
 const WIDEN_AFTER: u64 = 16 << 20;
@@ -31,6 +32,10 @@ const TEND_INTERVAL: Duration = Duration::from_secs(30);
 const URGENT_INTERVAL: Duration = Duration::from_secs(1);
 /// A port that does not serve the unit is not asked again sooner.
 const CLOSED: Duration = Duration::from_millis(500);
+/// A path that did not lead to the unit is looked at again after this time, doubled each time, ...
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// ... up to this: somebody may be at work on a controller for minutes, or for hours.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
 /// An answer about access states that takes longer is done without.
 const ACCESS_LIMIT: Duration = Duration::from_secs(5);
 
@@ -50,7 +55,8 @@ pub struct PathInfo {
 struct Path {
     portal: Portal,
     handle: Handle,
-    port: PortIds,
+    /// Whatever is read here is read from the unit that was opened, or not at all.
+    _watch: Watch,
     /// Bytes that were asked for and have not come.
     queued: AtomicU64,
     state: Mutex<PathState>,
@@ -58,17 +64,58 @@ struct Path {
 
 #[derive(Debug, Default)]
 struct PathState {
+    port: PortIds,
     /// What REPORT TARGET PORT GROUPS says, where the target has such states.
     access: Option<AccessState>,
     /// The port has said that it does not serve the unit.
     closed_until: Option<Instant>,
     /// It does not lead to the unit that was opened.
-    refused: Option<Error>,
+    refused: Option<Refusal>,
+    /// How often it was refused since it was a good path for long.
+    refusals: u32,
+    /// Since when it is a good path.
+    accepted: Option<Instant>,
+}
+
+/// Why a path is not read from, and when it is looked at again.
+#[derive(Debug)]
+struct Refusal {
+    error: Error,
+    looked: Instant,
+    again: Instant,
+}
+
+impl PathState {
+    /// Gives when it is to be looked at again.
+    fn refuse(&mut self, error: Error) -> Instant {
+        let now = Instant::now();
+        if self.accepted.take().is_some_and(|since| now >= since + LONGEST_LOOK) {
+            self.refusals = 0;
+        }
+        let again = now + FIRST_LOOK.saturating_mul(1 << self.refusals.min(10)).min(LONGEST_LOOK);
+        self.refusals = self.refusals.saturating_add(1);
+        self.refused = Some(Refusal { error, looked: now, again });
+        again
+    }
+
+    fn accept(&mut self, (port, access): (PortIds, Option<AccessState>)) {
+        (self.port, self.access) = (port, access);
+        (self.refused, self.accepted) = (None, Some(Instant::now()));
+    }
+}
+
+/// When the paths are looked after.
+#[derive(Debug, Default)]
+struct Tending {
+    last: Option<Instant>,
+    /// A path that was refused is to be looked at again.
+    look_at: Option<Instant>,
 }
 
 impl Path {
-    fn new(portal: Portal, handle: Handle, port: PortIds, state: PathState) -> Self {
-        Self { portal, handle, port, queued: AtomicU64::new(0), state: Mutex::new(state) }
+    fn new(portal: Portal, handle: Handle, watch: Watch, state: PathState) -> Self {
+        let (queued, state) = (AtomicU64::new(0), Mutex::new(state));
+        Self { portal, handle, _watch: watch, queued, state }
     }
 
     fn state(&self) -> MutexGuard<'_, PathState> {
@@ -104,8 +151,7 @@ pub(super) struct Paths {
     /// Never empty.
     paths: RwLock<Vec<Arc<Path>>>,
     read: AtomicU64,
-    /// When the paths were last looked after.
-    tended: Mutex<Option<Instant>>,
+    tending: Mutex<Tending>,
     /// When the access states were last asked for.
     refreshed: tokio::sync::Mutex<Option<Instant>>,
     /// Another path, or another access state.
@@ -133,18 +179,18 @@ impl Paths {
     pub(super) fn new(
         routes: Arc<Routes>,
         handle: Handle,
+        watch: Watch,
         found: Found,
         unit: &Unit,
         name: String,
     ) -> Self {
-        handle.tell(Request::Watch(found.address, unit.facts.clone()));
+        watch.rely_on(unit.facts.clone());
         let portal = match handle.state() {
-            LinkState::Up(portal, _) => portal,
-            LinkState::Down | LinkState::Over => {
-                routes.portals().next().expect("a session has a portal").clone()
-            }
+            LinkState::Up(portal, _) | LinkState::Down(portal) => portal,
+            LinkState::Over => routes.portals().next().expect("a session has a portal").clone(),
         };
-        let path = Path::new(portal, handle, unit.port, PathState::default());
+        let state = PathState { port: unit.port, ..PathState::default() };
+        let path = Path::new(portal, handle, watch, state);
         Self {
             name,
             found,
@@ -152,7 +198,7 @@ impl Paths {
             routes,
             paths: RwLock::new(vec![Arc::new(path)]),
             read: AtomicU64::new(0),
-            tended: Mutex::default(),
+            tending: Mutex::default(),
             refreshed: tokio::sync::Mutex::default(),
             news: Notify::new(),
         }
@@ -181,7 +227,11 @@ impl Paths {
                 self.tend(TEND_INTERVAL);
             }
         }
-        let path = self.choose(None).unwrap_or_else(|| self.read_paths()[0].clone());
+        let path = self.choose(None).unwrap_or_else(|| {
+            let paths = self.read_paths();
+            let lost = paths.iter().find(|path| !path.is_refused());
+            Arc::clone(lost.unwrap_or(&paths[0]))
+        });
         self.start_on(path, cdb, expected, deadline)
     }
 
@@ -218,7 +268,19 @@ impl Paths {
                         return Err(error);
                     }
                 }
-                ErrorKind::BeingWritten | ErrorKind::LunNotFound => self.refuse(path, &error)?,
+                kind if leads_elsewhere(kind) => {
+                    self.refuse(path, &error);
+                    if self.are_all_refused() {
+                        // What was wrong with the others may have been put right since.
+                        let look = self.look_again(Some(FIRST_LOOK));
+                        let _ = timeout_at(attempt.deadline, look).await;
+                    }
+                    if self.are_all_refused() {
+                        // Whoever asks next may find a path that is not open yet.
+                        self.tend(URGENT_INTERVAL);
+                        return Err(error);
+                    }
+                }
                 _ => return Err(error),
             }
             tracing::debug!("{}: {}: {error}: another path is tried", self.name, path.portal);
@@ -229,19 +291,59 @@ impl Paths {
         }
     }
 
-    /// The path leads to another unit, or to none: it is not read from any more, if there is another one.
-    fn refuse(&self, path: &Arc<Path>, error: &Error) -> Result<()> {
-        let others =
-            self.read_paths().iter().any(|other| !Arc::ptr_eq(other, path) && !other.is_refused());
-        if !others {
-            return Err(error.clone());
-        }
+    /// The path leads to another unit, or to none: it is not read from until it was looked at again.
+    fn refuse(&self, path: &Path, error: &Error) {
         let mut state = path.state();
-        if state.refused.is_none() {
-            tracing::warn!("{}: {}: {error}: not read through this portal", self.name, path.portal);
-            state.refused = Some(error.clone());
+        if state.refused.is_some() {
+            return;
         }
-        Ok(())
+        tracing::warn!("{}: {}: {error}: not read through this portal", self.name, path.portal);
+        self.look_at(state.refuse(error.clone()));
+    }
+
+    fn are_all_refused(&self) -> bool {
+        self.read_paths().iter().all(|path| path.is_refused())
+    }
+
+    /// Has the paths looked after at this time, once there is reading.
+    fn look_at(&self, time: Instant) {
+        let mut tending = self.tending.lock().unwrap_or_else(PoisonError::into_inner);
+        tending.look_at = Some(tending.look_at.map_or(time, |other| other.min(time)));
+    }
+
+    /// Looks again at the refused paths whose time has come; with `rest`, at all that were last looked at longer ago
+    /// than that.
+    async fn look_again(&self, rest: Option<Duration>) {
+        let now = Instant::now();
+        let is_due = |path: &&Arc<Path>| {
+            path.handle.is_up()
+                && path.state().refused.as_ref().is_some_and(|refusal| match rest {
+                    Some(rest) => refusal.looked + rest <= now,
+                    None => refusal.again <= now,
+                })
+        };
+        let due: Vec<_> = self.read_paths().iter().filter(is_due).cloned().collect();
+        join_all(due.iter().map(|path| async move {
+            let examined = self.examine(&path.handle).await;
+            let mut state = path.state();
+            match examined {
+                // Another visit at the same time was faster.
+                _ if state.refused.is_none() => {}
+                Ok(good) => {
+                    path.handle.tell(Request::Suspect(self.found.address));
+                    state.accept(good);
+                    tracing::info!("{}: reading through {} again", self.name, path.portal);
+                }
+                Err(error) => {
+                    tracing::debug!("{}: {}: still {error}", self.name, path.portal);
+                    self.look_at(state.refuse(error));
+                }
+            }
+        }))
+        .await;
+        if !due.is_empty() {
+            self.news.notify_waiters();
+        }
     }
 
     /// A path for the next attempt: another one if any serves, else whichever serves first.
@@ -301,11 +403,14 @@ impl Paths {
     /// Looks after the paths in the background, unless that was done not long ago.
     fn tend(self: &Arc<Self>, interval: Duration) {
         let now = Instant::now();
-        let mut tended = self.tended.lock().unwrap_or_else(PoisonError::into_inner);
-        if tended.is_some_and(|last| now < last + interval) {
+        let mut tending = self.tending.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_early = tending.last.is_some_and(|last| now < last + interval);
+        let look_at = tending.look_at.filter(|time| now < *time);
+        if is_early && look_at == tending.look_at {
             return;
         }
-        *tended = Some(now);
+        *tending = Tending { last: Some(now), look_at };
+        drop(tending);
         let paths = Arc::clone(self);
         self.routes.spawn(async move { paths.open_all().await });
     }
@@ -316,20 +421,16 @@ impl Paths {
             path.handle.tell(Request::Hurry);
         }
         for (portal, handle) in self.moved() {
-            if let Err(error) = self.join(&portal, handle).await {
-                tracing::debug!("{}: {portal}: {error}", self.name);
-            }
+            self.routes.note(&portal, self.join(&portal, handle).await);
         }
         let portals = self.routes.portals().filter(|portal| self.lacks(portal));
         let joining = portals.map(|portal| async move {
             if let Ok(handle) = self.routes.open(portal).await {
-                if let Err(error) = self.join(portal, handle).await {
-                    tracing::info!("{}: {portal}: {error}: reading without this path", self.name);
-                }
+                self.routes.note(portal, self.join(portal, handle).await);
             }
         });
         let asking = self.refresh(Instant::now());
-        tokio::join!(join_all(joining), asking);
+        tokio::join!(join_all(joining), self.look_again(None), asking);
     }
 
     /// The sessions that have come back through another portal than they were lost at, as one does while it is alone:
@@ -351,29 +452,45 @@ impl Paths {
         self.read_paths().iter().all(|path| path.portal != *portal)
     }
 
-    /// Adds a path, if it leads to the same unit. Its reads wait until the session has checked the rest of the facts.
-    async fn join(&self, portal: &Portal, handle: Handle) -> Result<()> {
+    /// Whether a session leads to the unit that was opened: through which port, in which access state.
+    async fn examine(&self, handle: &Handle) -> Result<(PortIds, Option<AccessState>)> {
         let Found { address, pages, asymmetric_access } = &self.found;
-        let (identity, port) = unit::identity(&handle, *address, pages).await?;
-        let mut state = PathState::default();
+        let (identity, port) = unit::identity(handle, *address, pages).await?;
         let different = match (&self.facts.identity, identity) {
             (Some(ours), Some(theirs)) if *ours == theirs => None,
             (None, _) => Some("the unit does not say which one it is (VPD 0x83, 0x80)"),
             _ => Some("another device answers under this LUN"),
         };
         if let Some(why) = different {
-            tracing::warn!("{}: {portal}: {why}: not read through this portal", self.name);
-            state.refused = Some(Error::new(ErrorKind::BeingWritten, why));
-        } else {
-            if *asymmetric_access {
-                state.access = unit::access_state(&handle, *address, port).await?;
-            }
-            handle.tell(Request::Watch(*address, self.facts.clone()));
-            handle.tell(Request::Suspect(*address));
-            let shown = state.access.map_or_else(String::new, |access| format!(" ({access})"));
-            tracing::info!("{}: reading through {portal}{shown} too", self.name);
+            return Err(Error::new(ErrorKind::BeingWritten, why));
         }
-        let path = Arc::new(Path::new(portal.clone(), handle, port, state));
+        let access = match asymmetric_access {
+            true => unit::access_state(handle, *address, port).await?,
+            false => None,
+        };
+        Ok((port, access))
+    }
+
+    /// Adds a path. If it leads to the same unit its reads wait until the session has checked the rest of the facts, else
+    /// it is refused.
+    async fn join(&self, portal: &Portal, handle: Handle) -> Result<()> {
+        let watch = Watch::begin(&handle, self.found.address);
+        let mut state = PathState::default();
+        match self.examine(&handle).await {
+            Ok(good) => {
+                let shown = good.1.map_or_else(String::new, |access| format!(" ({access})"));
+                tracing::info!("{}: reading through {portal}{shown} too", self.name);
+                state.accept(good);
+            }
+            Err(error) if leads_elsewhere(error.kind()) => {
+                tracing::warn!("{}: {portal}: {error}: not read through this portal", self.name);
+                self.look_at(state.refuse(error));
+            }
+            Err(error) => return Err(error.context(format_args!("{}: {portal}", self.name))),
+        }
+        watch.rely_on(self.facts.clone());
+        handle.tell(Request::Suspect(self.found.address));
+        let path = Arc::new(Path::new(portal.clone(), handle, watch, state));
         let mut paths = self.paths.write().unwrap_or_else(PoisonError::into_inner);
         // Where the session led before it does not lead any more.
         paths.retain(|other| other.portal == *portal || !other.handle.is_same(&path.handle));
@@ -399,7 +516,8 @@ impl Paths {
         let paths = self.read_paths().clone();
         let asked = paths.iter().filter(|path| path.handle.is_up() && !path.is_refused());
         join_all(asked.map(|path| async {
-            let answer = unit::access_state(&path.handle, self.found.address, path.port);
+            let port = path.state().port;
+            let answer = unit::access_state(&path.handle, self.found.address, port);
             // What cannot be asked now keeps the state that it had.
             let Ok(Ok(access)) = timeout(ACCESS_LIMIT, answer).await else { return };
             let mut state = path.state();
@@ -420,7 +538,7 @@ impl Paths {
             let in_use = path.rank(now).is_some();
             let state = path.state();
             let words = match (&state.refused, state.access) {
-                (Some(error), _) => error.to_string(),
+                (Some(refusal), _) => refusal.error.to_string(),
                 (None, _) if !path.handle.is_up() => "not connected".to_owned(),
                 (None, Some(access)) => access.to_string(),
                 (None, None) => "active".to_owned(),
@@ -441,10 +559,7 @@ impl Paths {
     }
 }
 
-impl Drop for Paths {
-    fn drop(&mut self) {
-        for path in self.read_paths().iter() {
-            path.handle.tell(Request::Unwatch(self.found.address));
-        }
-    }
+/// Whether such a failure says that a path does not lead to the unit that was opened.
+fn leads_elsewhere(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::BeingWritten | ErrorKind::LunNotFound)
 }

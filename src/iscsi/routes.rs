@@ -2,9 +2,11 @@
 //! there is a use for it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -12,6 +14,11 @@ use super::connect::{log_in_patiently, random_isid};
 use super::driver::{Driver, Handle, LinkState, Request};
 use super::proto::LoginTarget;
 use super::{Config, Portal};
+
+/// A portal that has refused a login is asked again after this time, doubled each time, ...
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// ... up to this.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 /// The ways to one target.
 #[derive(Debug)]
@@ -33,8 +40,17 @@ struct Way {
     /// One login at a time.
     opening: tokio::sync::Mutex<()>,
     session: Mutex<Option<Handle>>,
-    /// Why there is no session.
-    trouble: Mutex<Option<Error>>,
+    trouble: Mutex<Option<Trouble>>,
+}
+
+/// Why nothing is read through a portal.
+#[derive(Debug)]
+struct Trouble {
+    error: Error,
+    /// How many logins were refused in a row.
+    refused: u32,
+    /// No login before this.
+    again: Instant,
 }
 
 impl Routes {
@@ -61,6 +77,11 @@ impl Routes {
         Self { target, config, first, ways, tasks }
     }
 
+    /// Whether the sessions are logged out.
+    pub(super) fn are_over(&self) -> bool {
+        lock(&self.tasks).is_none()
+    }
+
     /// Whether there is more than one way at all.
     pub(super) fn are_several(&self) -> bool {
         self.ways.len() > 1
@@ -83,10 +104,10 @@ impl Routes {
         sessions.find(Handle::is_up).unwrap_or_else(|| self.first.clone())
     }
 
-    /// Why there is no session through this portal, if an attempt has failed.
+    /// Why nothing is read through this portal, if an attempt has failed.
     pub(super) fn trouble(&self, portal: &Portal) -> Option<Error> {
         let way = self.ways.iter().find(|way| way.portal == *portal)?;
-        lock(&way.trouble).clone()
+        lock(&way.trouble).as_ref().map(|trouble| trouble.error.clone())
     }
 
     /// The session through this portal; logs in where there is none.
@@ -100,25 +121,43 @@ impl Routes {
         if let Some(session) = lock(&way.session).clone() {
             return Ok(session);
         }
-        if matches!(self.first.state(), LinkState::Up(asked, _) if asked == *portal) {
-            return Ok(self.first.clone());
+        match self.first.state() {
+            LinkState::Up(asked, _) | LinkState::Down(asked) if asked == *portal => {
+                return Ok(self.first.clone());
+            }
+            _ => {}
+        }
+        match &*lock(&way.trouble) {
+            Some(trouble) if Instant::now() < trouble.again => return Err(trouble.error.clone()),
+            _ => {}
         }
         let opened = self.log_in(way).await;
+        self.note(portal, opened.as_ref().map(|_| ()).map_err(Clone::clone));
+        opened
+    }
+
+    /// Takes note of what came of an attempt to read through a portal; a failure is told once, however often it comes
+    /// back.
+    pub(super) fn note(&self, portal: &Portal, outcome: Result<()>) {
+        let Some(way) = self.ways.iter().find(|way| way.portal == *portal) else { return };
         let mut trouble = lock(&way.trouble);
-        match opened {
-            Ok(handle) => {
-                *trouble = None;
-                Ok(handle)
-            }
-            Err(error) => {
-                // Told once, however often it is tried.
-                if trouble.as_ref().map(ToString::to_string) != Some(error.to_string()) {
-                    tracing::info!("{error}: reading without this path");
-                }
-                *trouble = Some(error.clone());
-                Err(error)
-            }
+        let Err(error) = outcome else {
+            *trouble = None;
+            return;
+        };
+        let before = trouble.take();
+        if before.as_ref().is_some_and(|before| before.error.to_string() == error.to_string()) {
+            tracing::debug!("{error}: reading without this path, still");
+        } else {
+            tracing::info!("{error}: reading without this path");
         }
+        let (mut refused, mut again) = (0, Instant::now());
+        if error.kind() == ErrorKind::Login {
+            refused = before.map_or(0, |before| before.refused).saturating_add(1);
+            let doubled = FIRST_RETRY.saturating_mul(1 << (refused - 1).min(10));
+            again += doubled.min(LONGEST_RETRY);
+        }
+        *trouble = Some(Trouble { error, refused, again });
     }
 
     async fn log_in(&self, way: &Way) -> Result<Handle> {
@@ -137,7 +176,7 @@ impl Routes {
             let message = format!("{} leads to where {portal} leads", way.portal);
             return Err(Error::new(ErrorKind::Connect, message));
         }
-        if lock(&self.tasks).is_none() {
+        if self.are_over() {
             return Err(Error::new(ErrorKind::SessionLost, "logged out"));
         }
         let handle =

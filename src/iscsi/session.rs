@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::scsi::LunAddress;
@@ -15,6 +15,7 @@ use super::paths::Paths;
 use super::proto::LoginTarget;
 use super::routes::Routes;
 use super::unit::{self, Found};
+use super::watch::Watch;
 use super::{Config, Lun, Portal};
 
 /// Between two rounds over portals of which none serves the unit.
@@ -71,7 +72,7 @@ impl Session {
 
     /// All logical units of the target.
     pub async fn luns(&self) -> Result<Vec<LunInfo>> {
-        let listed = self.list(&self.routes.any()).await?;
+        let listed = self.through_any(|handle| async move { self.list(&handle).await }).await?;
         Ok(listed.into_iter().map(|(info, _)| info).collect())
     }
 
@@ -87,12 +88,40 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::LunNotFound`] where there is no such LUN, or several disks and none named (the hint lists them).
     pub async fn open_lun(&self, lun: Option<u64>) -> Result<Lun> {
-        let handle = self.routes.any();
-        match self.open_through(&handle, lun).await {
-            Err(error) if error.kind() == ErrorKind::PathClosed => {
-                self.open_elsewhere(lun, error).await
+        self.through_any(|handle| async move { self.open_through(&handle, lun).await }).await
+    }
+
+    /// Does something through a session that serves; where its connection is lost meanwhile, or its port does not serve the
+    /// unit, through one after another, until the time of an operation has passed.
+    async fn through_any<T, F>(&self, work: impl Fn(Handle) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        use ErrorKind::{Connect, Login, PathClosed, SessionLost};
+        let end = self.routes.first().deadline();
+        let mut result = work(self.routes.any()).await;
+        loop {
+            for portal in self.routes.portals() {
+                match result {
+                    Err(error)
+                        if self.routes.are_several()
+                            && !self.routes.are_over()
+                            && matches!(
+                                error.kind(),
+                                PathClosed | SessionLost | Connect | Login
+                            )
+                            && Instant::now() < end =>
+                    {
+                        tracing::debug!("{}: {error}: another path is tried", self.target);
+                        result = match self.routes.open(portal).await {
+                            Ok(handle) => work(handle).await,
+                            Err(_) => Err(error),
+                        };
+                    }
+                    result => return result,
+                }
             }
-            result => result,
+            sleep_until(end.min(Instant::now() + NEXT_ROUND)).await;
         }
     }
 
@@ -102,28 +131,11 @@ impl Session {
             None => self.only_disk(handle).await?,
         };
         let name = format!("{} of {}", found.address, self.target);
+        let watch = Watch::begin(handle, found.address);
         let unit = unit::open(handle, &found).await.map_err(|error| error.context(&name))?;
-        let paths =
-            Paths::new(Arc::clone(&self.routes), handle.clone(), found, &unit, name.clone());
+        let routes = Arc::clone(&self.routes);
+        let paths = Paths::new(routes, handle.clone(), watch, found, &unit, name.clone());
         Ok(Lun::new(paths, name, &unit))
-    }
-
-    /// The port of the first session does not serve the unit: another one may.
-    async fn open_elsewhere(&self, lun: Option<u64>, mut closed: Error) -> Result<Lun> {
-        let end = Instant::now() + self.routes.first().timeout();
-        loop {
-            for portal in self.routes.portals() {
-                let Ok(handle) = self.routes.open(portal).await else { continue };
-                match self.open_through(&handle, lun).await {
-                    Err(error) if error.kind() == ErrorKind::PathClosed => closed = error,
-                    result => return result,
-                }
-            }
-            if Instant::now() + NEXT_ROUND >= end {
-                return Err(closed);
-            }
-            sleep(NEXT_ROUND).await;
-        }
     }
 
     /// Logs out and waits, within a bound, for the target's answer. Every clone and every [`Lun`] of the session

@@ -13,6 +13,7 @@ mod load;
 #[allow(unreachable_pub, reason = "other test binaries share it")]
 mod log;
 mod login;
+mod maintenance;
 #[path = "../common/needs.rs"]
 #[allow(unreachable_pub, dead_code, reason = "other test binaries share it")]
 mod needs;

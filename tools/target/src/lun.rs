@@ -32,9 +32,6 @@ pub struct Lun {
     pub(crate) disk: Disk,
     pub(crate) block_size: u32,
     pub(crate) device_type: u8,
-    serial: String,
-    /// Portals through which another unit answers, with its serial number.
-    others: Vec<(usize, String)>,
     /// What VPD 00h lists.
     pub(crate) pages: Vec<u8>,
     /// MEDIUM ROTATION RATE (VPD B1h).
@@ -45,6 +42,9 @@ pub struct Lun {
 #[derive(Debug)]
 struct State {
     present: bool,
+    serial: String,
+    /// Portals through which another unit answers, with its serial number.
+    others: Vec<(usize, String)>,
     blocks: u64,
     not_ready_until: Option<Instant>,
     /// Unit attentions in the order in which they arose; every session remembers how many it has seen.
@@ -62,12 +62,12 @@ impl Lun {
             number,
             block_size: 512,
             device_type: 0,
-            serial: serial.into(),
-            others: Vec::new(),
             pages: vec![0x00, 0x80, 0x83, 0xb0, 0xb1],
             rotation_rate: 1,
             state: Mutex::new(State {
                 present: true,
+                serial: serial.into(),
+                others: Vec::new(),
                 blocks: disk.len() / 512,
                 not_ready_until: None,
                 attentions: Vec::new(),
@@ -94,8 +94,8 @@ impl Lun {
 
     /// The same, but through this portal it says that it is another unit.
     #[must_use]
-    pub fn serial_at(mut self, portal: usize, serial: impl Into<String>) -> Self {
-        self.others.push((portal, serial.into()));
+    pub fn serial_at(self, portal: usize, serial: impl Into<String>) -> Self {
+        lock(&self.state).others.push((portal, serial.into()));
         self
     }
 
@@ -140,6 +140,13 @@ impl Lun {
         lock(&self.state).present = true;
     }
 
+    /// From now on another unit answers, with this serial number, through every portal, and does not say so.
+    pub fn exchange(&self, serial: impl Into<String>) {
+        let mut state = lock(&self.state);
+        state.serial = serial.into();
+        state.others.clear();
+    }
+
     /// The capacity becomes `blocks`, with a unit attention 2A/09.
     pub fn resize(&self, blocks: u64) {
         let mut state = lock(&self.state);
@@ -165,9 +172,10 @@ impl Lun {
     }
 
     /// The serial number that it shows through a portal.
-    pub(crate) fn serial(&self, portal: usize) -> &str {
-        let other = self.others.iter().find(|(there, _)| *there == portal);
-        other.map_or(&self.serial, |(_, serial)| serial)
+    pub(crate) fn serial(&self, portal: usize) -> String {
+        let state = lock(&self.state);
+        let other = state.others.iter().find(|(there, _)| *there == portal);
+        other.map_or(&state.serial, |(_, serial)| serial).clone()
     }
 
     pub(crate) fn is_present(&self) -> bool {

@@ -189,7 +189,7 @@ fn inquiry(device: &Device<'_>, lun: &Lun, cdb: &[u8]) -> Result<Bytes, Sense> {
     }
     let page = match cdb[2] {
         0x00 => lun.pages.clone(),
-        0x80 => lun.serial(device.portal).as_bytes().to_vec(),
+        0x80 => lun.serial(device.portal).into_bytes(),
         0x83 => designators(device, lun),
         0xb0 => block_limits(),
         0xb1 => {
