@@ -91,9 +91,7 @@ pub(super) fn header(name: &[u8], attr: &Attr, xattrs: &Xattrs, kind: &Kind<'_>)
     records.add("atime", time(attr.atime).as_bytes());
     if !matches!(kind, Kind::HardLink(_)) {
         for (name, value) in xattrs {
-            let mut key = b"SCHILY.xattr.".to_vec();
-            key.extend_from_slice(name);
-            records.add(key, value);
+            records.add(xattr_key(name), value);
         }
     }
     header.set_cksum();
@@ -101,6 +99,19 @@ pub(super) fn header(name: &[u8], attr: &Attr, xattrs: &Xattrs, kind: &Kind<'_>)
     let mut blocks = records.blocks();
     blocks.extend_from_slice(header.as_bytes());
     blocks.into()
+}
+
+/// A key ends at its first `=`, so GNU tar writes names with one, and with the `%` of that, in other words.
+fn xattr_key(name: &[u8]) -> Vec<u8> {
+    let mut key = b"SCHILY.xattr.".to_vec();
+    for byte in name {
+        match byte {
+            b'=' => key.extend_from_slice(b"%3D"),
+            b'%' => key.extend_from_slice(b"%25"),
+            byte => key.push(*byte),
+        }
+    }
+    key
 }
 
 /// Zeros up to the next whole block.
@@ -197,6 +208,14 @@ mod tests {
             let (len, _) = text.split_once(' ').unwrap();
             assert_eq!(len.parse::<usize>().unwrap(), text.len());
         }
+    }
+
+    /// As `tar --xattrs -c` of GNU tar 1.34 writes them.
+    #[test]
+    fn an_attribute_name_does_not_end_at_its_own_equals_sign() {
+        assert_eq!(xattr_key(b"user.a=b"), b"SCHILY.xattr.user.a%3Db");
+        assert_eq!(xattr_key(b"user.%3D"), b"SCHILY.xattr.user.%253D");
+        assert_eq!(xattr_key(b"user.plain"), b"SCHILY.xattr.user.plain");
     }
 
     #[test]
