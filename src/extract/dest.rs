@@ -15,6 +15,8 @@ use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result};
 
+use super::metadata::{DEFAULT_ACL, Target};
+
 /// The longest path given to one `openat2`; PATH_MAX is 4096, and an image may nest deeper than that.
 const LONGEST_STEP: usize = 2048;
 
@@ -117,20 +119,24 @@ impl Destination {
             here = open_beneath(&here, step)?;
             left = left.get(step.len() + 1..).unwrap_or_default();
         }
-        Ok(Directory(Arc::new(here)))
+        Ok(Directory::new(here))
     }
 
     /// Makes the directory `name` in `parent` unless it is there, and opens it. The flag says whether it was made.
     /// Only we can enter it until [`super::metadata`] gives it its mode.
     pub(super) fn make(&self, parent: &RelPath, name: &Name) -> io::Result<(Directory, bool)> {
         let parent = self.directory(parent)?;
-        let made = match rustix::fs::mkdirat(&parent.0, name.as_c_str(), Mode::RWXU) {
+        let made = match rustix::fs::mkdirat(parent.fd(), name.as_c_str(), Mode::RWXU) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(error) => return Err(error.into()),
         };
-        let directory = open_beneath(&parent.0, name.as_bytes())?;
-        Ok((Directory(Arc::new(directory)), made))
+        let directory = open_beneath(parent.fd(), name.as_bytes())?;
+        if made && parent.bequeaths_acls {
+            // Its own come last: what is made in it must not get these.
+            Target::open(&directory).remove_acls()?;
+        }
+        Ok((Directory::new(directory), made))
     }
 
     pub(super) fn created(&self) -> bool {
@@ -147,11 +153,20 @@ fn open_beneath(base: impl AsFd, path: &[u8]) -> io::Result<OwnedFd> {
 
 /// A directory of the destination, held open.
 #[derive(Clone)]
-pub(super) struct Directory(Arc<OwnedFd>);
+pub(super) struct Directory {
+    fd: Arc<OwnedFd>,
+    /// Whether what is made in it gets ACLs from it.
+    bequeaths_acls: bool,
+}
 
 impl Directory {
+    fn new(fd: OwnedFd) -> Self {
+        let found = rustix::fs::fgetxattr_query(&fd, DEFAULT_ACL);
+        Self { fd: Arc::new(fd), bequeaths_acls: found.is_ok_and(|len| len > 0) }
+    }
+
     pub(super) fn fd(&self) -> &OwnedFd {
-        &self.0
+        &self.fd
     }
 
     /// A regular file that nobody else can open yet.
@@ -160,27 +175,33 @@ impl Directory {
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let (temporary, file) =
-            self.temporary(|name| rustix::fs::openat(&self.0, name, flags, mode))?;
+            self.temporary(|name| rustix::fs::openat(self.fd(), name, flags, mode))?;
+        if self.bequeaths_acls {
+            Target::open(&file).remove_acls()?;
+        }
         Ok((temporary, File::from(file)))
     }
 
     pub(super) fn temporary_symlink(&self, target: &[u8]) -> io::Result<Temporary> {
         let (temporary, ()) =
-            self.temporary(|name| rustix::fs::symlinkat(target, &self.0, name))?;
+            self.temporary(|name| rustix::fs::symlinkat(target, self.fd(), name))?;
         Ok(temporary)
     }
 
     pub(super) fn temporary_node(&self, kind: FileType, device: u64) -> io::Result<Temporary> {
         let mode = Mode::RUSR | Mode::WUSR;
         let (temporary, ()) =
-            self.temporary(|name| rustix::fs::mknodat(&self.0, name, kind, mode, device))?;
+            self.temporary(|name| rustix::fs::mknodat(self.fd(), name, kind, mode, device))?;
+        if self.bequeaths_acls {
+            Target::named(temporary.at()).remove_acls()?;
+        }
         Ok(temporary)
     }
 
     /// A second name for `name` of `other`.
     pub(super) fn temporary_link(&self, other: &Self, name: &Name) -> io::Result<Temporary> {
         let (temporary, ()) = self.temporary(|new| {
-            rustix::fs::linkat(&other.0, name.as_c_str(), &self.0, new, AtFlags::empty())
+            rustix::fs::linkat(other.fd(), name.as_c_str(), self.fd(), new, AtFlags::empty())
         })?;
         Ok(temporary)
     }
@@ -220,12 +241,12 @@ pub(super) struct Temporary {
 impl Temporary {
     /// The directory and the name, to finish the metadata of what has no descriptor.
     pub(super) fn at(&self) -> (&OwnedFd, &CStr) {
-        (&self.directory.0, &self.name)
+        (self.directory.fd(), &self.name)
     }
 
     /// Gives it its name. What has that name already is replaced only with `overwrite`.
     pub(super) fn keep_as(self, name: &Name, overwrite: bool) -> io::Result<()> {
-        let directory = &self.directory.0;
+        let directory = self.directory.fd();
         let name = name.as_c_str();
         if overwrite {
             rustix::fs::renameat(directory, &self.name, directory, name)?;
@@ -248,7 +269,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         // Gone already, after a rename; and nothing could be done about any other failure.
-        let _ = rustix::fs::unlinkat(&self.directory.0, &self.name, AtFlags::empty());
+        let _ = rustix::fs::unlinkat(self.directory.fd(), &self.name, AtFlags::empty());
     }
 }
 

@@ -16,6 +16,10 @@ pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 /// Permission bits that make a program run with its owner's or group's rights.
 const SET_ID: u16 = 0o6000;
 
+/// The attributes that hold the ACL of a file or directory, and that of what is made in a directory.
+const ACCESS_ACL: &CStr = c"system.posix_acl_access";
+pub(super) const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+
 /// Sets everything that `attr` and `xattrs` say, in the only order in which no step undoes or forbids another: a change
 /// of owner clears set-id bits and capabilities, a mode without write permission closes a file to attributes of its
 /// owner, and everything changes times.
@@ -132,13 +136,27 @@ impl Target<'_> {
         let key = CString::new(name).map_err(|_| Errno::INVAL)?;
         match self {
             Self::Open(fd) => rustix::fs::fsetxattr(fd, &key, value, XattrFlags::empty()),
-            // There is no call that takes a directory and a name; /proc leads through the open directory.
             Self::Named(directory, name) => {
-                let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
-                path.extend_from_slice(name.to_bytes());
-                rustix::fs::lsetxattr(path, &key, value, XattrFlags::empty())
+                rustix::fs::lsetxattr(path(directory, name), &key, value, XattrFlags::empty())
             }
         }
+    }
+
+    /// Takes away what something new got from the directory that it was made in: the image names all who have access.
+    pub(super) fn remove_acls(self) -> Result<()> {
+        for acl in [ACCESS_ACL, DEFAULT_ACL] {
+            let removed = match self {
+                Self::Open(fd) => rustix::fs::fremovexattr(fd, acl),
+                Self::Named(directory, name) => {
+                    rustix::fs::lremovexattr(path(directory, name), acl)
+                }
+            };
+            match removed {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn set_times(self, atime: Timestamp, mtime: Timestamp) -> Result<()> {
@@ -162,6 +180,13 @@ impl<'a> Target<'a> {
     pub(super) fn named((directory, name): (&'a impl AsFd, &'a CStr)) -> Self {
         Self::Named(directory.as_fd(), name)
     }
+}
+
+/// There is no call for attributes that takes a directory and a name; /proc leads through the open directory.
+fn path(directory: BorrowedFd<'_>, name: &CStr) -> Vec<u8> {
+    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name.to_bytes());
+    path
 }
 
 /// What could not be kept, as one sentence.

@@ -444,6 +444,54 @@ async fn set_id_bits_need_the_owner() {
 }
 
 #[tokio::test]
+async fn nothing_gets_acls_from_where_it_is_put() {
+    /// `user::rwx user:1234:rwx group::r-x mask::rwx other::r-x`
+    const ACL: [(u16, u16, u32); 5] =
+        [(1, 7, u32::MAX), (2, 7, 1234), (4, 5, u32::MAX), (16, 7, u32::MAX), (32, 5, u32::MAX)];
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in ACL {
+        acl.extend_from_slice(&tag.to_le_bytes());
+        acl.extend_from_slice(&rights.to_le_bytes());
+        acl.extend_from_slice(&id.to_le_bytes());
+    }
+    let (access, default) = (c"system.posix_acl_access", c"system.posix_acl_default");
+    let mut image = MemoryFs::new();
+    for path in ["/etc/secret", "/etc/deep/secret"] {
+        let ino = image.file(path, b"s");
+        image.node(ino).attr.permissions = 0o640;
+    }
+    image.put("/etc/pipe", FileType::Fifo, b"");
+    // Its own ACL is kept.
+    let shared = image.file("/etc/shared", b"");
+    image.node(shared).attr.permissions = 0o675;
+    image.node(shared).xattrs.push((access.to_bytes().to_vec(), acl.clone()));
+
+    let world = World::new();
+    let set = |path: &str| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(world.to(path), default, &acl, flags).unwrap();
+    };
+    set("");
+    world.extract(&image, &["/etc"]).await.failed_with(&[]);
+    let has = |path: &str, name: &std::ffi::CStr| {
+        rustix::fs::lgetxattr_query(world.to(path), name).is_ok()
+    };
+    for path in ["etc", "etc/secret", "etc/deep", "etc/deep/secret", "etc/pipe"] {
+        assert!(!has(path, access) && !has(path, default), "{path}");
+    }
+    assert!(has("etc/shared", access));
+    let mode = |path: &str| fs::metadata(world.to(path)).unwrap().mode() & 0o7777;
+    assert_eq!((mode("etc/deep/secret"), mode("etc/shared")), (0o640, 0o675));
+
+    // Nor from a directory that was there before.
+    set("etc");
+    fs::remove_file(world.to("etc/secret")).unwrap();
+    // That the other names are taken is told, of course.
+    world.extract(&image, &["/etc"]).await;
+    assert!(world.to("etc/secret").exists() && !has("etc/secret", access));
+}
+
+#[tokio::test]
 async fn devices_are_restored_or_named() {
     let mut image = MemoryFs::new();
     let ino = image.put("/null", FileType::CharDevice, b"");
