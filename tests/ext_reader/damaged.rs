@@ -378,6 +378,27 @@ fn what_lies_past_the_end_of_a_cut_image_is_an_error() {
 }
 
 #[test]
+fn without_a_journal_a_snapshot_of_what_was_in_use_is_warned_about() {
+    if !can_run("without_a_journal_a_snapshot_of_what_was_in_use_is_warned_about", NEEDS) {
+        return;
+    }
+    for (mke2fs, warned) in [
+        (&["-t", "ext2"][..], true),
+        (&["-t", "ext4", "-O", "^has_journal"], true),
+        (&["-t", "ext3"], false),
+    ] {
+        let damaged = Damaged::new(mke2fs);
+        let warnings = || wait(damaged.open()).unwrap().summary().warnings.clone();
+        assert_eq!(warnings(), [""; 0]);
+        // As the kernel does when it mounts without a journal.
+        damaged.set("set_super_value state 0");
+        let found = warnings();
+        assert_eq!(found.len(), usize::from(warned), "{found:?}");
+        assert!(found.iter().all(|warning| warning.contains("no journal")), "{found:?}");
+    }
+}
+
+#[test]
 fn a_volume_that_is_written_is_noticed() {
     if !can_run("a_volume_that_is_written_is_noticed", NEEDS) {
         return;

@@ -81,6 +81,13 @@ fn summarize(sb: &Superblock, journal: JournalReport, device_len: u64) -> Summar
              end cannot be read"
         ));
     }
+    if sb.journal.is_none() && !sb.is_clean {
+        warnings.push(
+            "the file system was in use when the snapshot was taken, and it has no journal: what was written last may be \
+             missing or incomplete"
+                .into(),
+        );
+    }
     if sb.error_count > 0 {
         warnings.push(format!("the kernel noted {} errors in this file system", sb.error_count));
     } else if sb.has_errors {
