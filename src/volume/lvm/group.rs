@@ -80,6 +80,12 @@ impl VolumeGroup {
         physical: &PhysicalVolumes,
     ) -> Result<Vec<Segment>> {
         check_name(name)?;
+        if self.is_merged_into(name) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "a snapshot is being merged into it, so that its blocks lie in both: not supported",
+            ));
+        }
         let mut segments = volume
             .sections()
             .filter(|(name, _)| name.starts_with("segment"))
@@ -97,6 +103,19 @@ impl VolumeGroup {
             0 => Err(bad("it has no segments")),
             _ => Ok(segments),
         }
+    }
+
+    /// Whether `name` is on its way back to what a snapshot of it holds: the store is read in place of its own blocks then.
+    fn is_merged_into(&self, name: &str) -> bool {
+        let volumes = self.section.section("logical_volumes").ok();
+        let mut segments =
+            volumes.into_iter().flat_map(Section::sections).flat_map(|(_, volume)| {
+                volume.sections().filter(|(segment, _)| segment.starts_with("segment"))
+            });
+        segments.any(|(_, segment)| {
+            segment.text("merging_store").is_ok()
+                && segment.text("origin").is_ok_and(|origin| origin == name)
+        })
     }
 
     fn map_segment(&self, segment: &Section, physical: &PhysicalVolumes) -> Result<Segment> {
@@ -133,6 +152,15 @@ impl VolumeGroup {
         };
         let pv = self.section.section("physical_volumes")?.section(name)?;
         let uuid = pv.text("id")?;
+        // As lvm2: it was away while others were written, and is out of date until `vgextend --restoremissing`.
+        if pv.list("flags").is_ok_and(|flags| flags.contains(&Value::Text("MISSING".to_owned()))) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "its physical volume {name} ({uuid}) is marked as missing: what it holds may be out of date"
+                ),
+            ));
+        }
         let source = physical.get(&uuid.replace('-', "")).ok_or_else(|| {
             Error::new(
                 ErrorKind::VolumeNotFound,

@@ -129,9 +129,14 @@ async fn a_flipped_byte_in_label_or_area_header_is_noticed() {
 
 /// The kinds of mapping that a group's text describes, without a disk beneath.
 fn why_not(segments: &str) -> String {
+    why_not_of("", segments, "")
+}
+
+/// The same with more said of the physical volume, and with more logical volumes.
+fn why_not_of(physical: &str, segments: &str, others: &str) -> String {
     let text = format!(
-        "vg {{\nid = \"g\"\nseqno = 1\nextent_size = 8\nphysical_volumes {{\npv0 {{\nid = \"a-b\"\n\
-         pe_start = 8\n}}\n}}\nlogical_volumes {{\nlv {{\nstatus = [\"READ\", \"VISIBLE\"]\n{segments}\n}}\n}}\n}}"
+        "vg {{\nid = \"g\"\nseqno = 1\nextent_size = 8\nphysical_volumes {{\npv0 {{\nid = \"a-b\"\n{physical}\n\
+         pe_start = 8\n}}\n}}\nlogical_volumes {{\nlv {{\nstatus = [\"READ\", \"VISIBLE\"]\n{segments}\n}}\n{others}\n}}\n}}"
     );
     let device: Arc<dyn BlockSource> = Arc::new(
         Slice::new(parts(&vec![0; 48 << 20]).remove(0).1, 0..10 * 4096, "pv".to_owned()).unwrap(),
@@ -140,6 +145,25 @@ fn why_not(segments: &str) -> String {
     let group = VolumeGroup::parse(&text).unwrap();
     let volume = group.logical_volumes(&physical).next().unwrap().1;
     volume.map_or_else(|error| error.to_string(), |_| "fine".to_owned())
+}
+
+#[test]
+fn what_is_out_of_date_is_refused() {
+    let segment = "segment1 {\nstart_extent = 0\nextent_count = 2\ntype = \"striped\"\nstripes = [\"pv0\", 0]\n}";
+    assert_eq!(why_not_of("flags = []", segment, ""), "fine");
+    let missing = why_not_of("flags = [\"MISSING\"]", segment, "");
+    assert!(missing.contains("pv0 (a-b) is marked as missing"), "{missing}");
+    // As lvm2 writes it while `lvconvert --merge` is under way: only the origin is visible.
+    let snapshot = |store: &str, origin: &str| {
+        format!(
+            "snapshot0 {{\nstatus = [\"READ\", \"WRITE\"]\nsegment1 {{\nstart_extent = 0\nextent_count = 2\n\
+             type = \"snapshot\"\nchunk_size = 8\norigin = \"{origin}\"\n{store} = \"snap\"\n}}\n}}"
+        )
+    };
+    let merging = why_not_of("", segment, &snapshot("merging_store", "lv"));
+    assert!(merging.contains("a snapshot is being merged into it"), "{merging}");
+    assert_eq!(why_not_of("", segment, &snapshot("merging_store", "other")), "fine");
+    assert_eq!(why_not_of("", segment, &snapshot("cow_store", "lv")), "fine");
 }
 
 #[test]
