@@ -54,6 +54,34 @@ fn a_new_file_has_nothing_of_what_was_in_its_inode_before() {
     });
 }
 
+/// The kernel's own replay leaves it without blocks: it reads as zeros.
+#[test]
+fn a_file_that_outgrows_its_inode() {
+    if !ready("a_file_that_outgrows_its_inode") {
+        return;
+    }
+    let live = Live::new(&["-O", "inline_data", "-I", "256"], |root| {
+        for name in ["grows", "grows-and-is-cut"] {
+            put(&root.join(name), 1, 20);
+        }
+    });
+    let before = live.commits();
+    for (name, mark) in [("grows", 2), ("grows-and-is-cut", 3)] {
+        let path = live.path().join(name);
+        put(&path, mark, 5000);
+        sync(&path);
+    }
+    let cut = writer(&live.path().join("grows-and-is-cut"));
+    cut.set_len(10).unwrap();
+    cut.sync_all().unwrap();
+    assert!(live.commits() > before, "no fast commit was made");
+    let crashed = live.crash();
+    let (found, report) = crashed.read();
+    assert!(report.fast_commits > 0 && report.warnings.is_empty(), "{report:?}");
+    crashed.assert_as_it_was(&found);
+    crashed.assert_as_free_as_it_was();
+}
+
 #[test]
 fn what_no_fast_commit_can_tell_is_in_full_ones() {
     let test = "what_no_fast_commit_can_tell_is_in_full_ones";

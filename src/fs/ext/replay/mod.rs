@@ -7,7 +7,8 @@
 //! - the blocks that a file takes up are those that its writer counted: the kernel counts anew, and without attribute blocks;
 //! - where a record tells of a file without links (one in use when its last name went), or of a new directory in the place of
 //!   one just removed, the kernel does not mount. Here both come out as they were meant;
-//! - a new file in the place of a removed one has none of its attributes and blocks: the kernel leaves them there.
+//! - a new file in the place of a removed one has none of its attributes and blocks: the kernel leaves them there;
+//! - a file that has outgrown its inode has its contents: the kernel leaves it without blocks.
 
 mod runs;
 
@@ -274,12 +275,15 @@ impl Replay<'_> {
         if !node.raw.in_use() {
             return Ok(());
         }
-        if !node.raw.flags().contains(Flags::EXTENTS) {
+        // Contents that have outgrown their inode: what says so, the record of the inode, stands behind those of its blocks.
+        let inline = node.raw.flags().contains(Flags::INLINE_DATA);
+        if !inline && !node.raw.flags().contains(Flags::EXTENTS) {
             return Err(unsupported(ino, "blocks of a file without extents"));
         }
         let before = node.map.as_ref().map_or(0, Runs::len);
         let mut map = match node.map.take() {
             Some(map) => map,
+            None if inline => Runs::default(),
             None => Runs::of_file(disk, &node.file(disk, ino)?, runs_left).await?,
         };
         map.set(range, place);
