@@ -7,6 +7,7 @@ mod allocations;
 mod common;
 mod crash;
 mod damaged;
+mod endless;
 mod faithful;
 mod fast_commit;
 mod features;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
+use super::dir_end::MAX_DAMAGED;
 use super::disk::Disk;
 use super::inodes::File;
 use super::layout::dirent::{self, BlockKind, Dirent};
@@ -21,6 +22,15 @@ const AHEAD_BYTES: u64 = 1 << 20;
 /// A directory block, its checksum verified.
 pub(super) struct DirBlock {
     pub(super) bytes: Box<[u8]>,
+}
+
+/// What listings of a directory passed over.
+pub(super) struct Damage {
+    first: Error,
+    /// How many holes and blocks ...
+    places: u64,
+    /// ... in front of this block.
+    reached: u64,
 }
 
 impl Disk {
@@ -117,8 +127,9 @@ impl Disk {
                         }
                         match entry.and_then(|entry| dir_entry(&naming, &entry, position)) {
                             Ok(entry) => batch.push(entry),
-                            Err(error) => self.note_damage(
+                            Err(error) => self.pass_over(
                                 ino,
+                                at,
                                 error.context(format!("{ino}: {}", FileBlock(at))),
                             )?,
                         }
@@ -126,11 +137,11 @@ impl Disk {
                     at += 1;
                 }
                 Ok(Err(hole)) => {
-                    self.note_damage(ino, missing(&dir, at))?;
+                    self.pass_over(ino, at, missing(&dir, at))?;
                     at = at.saturating_add(hole);
                 }
                 Err(error) if is_damage(&error) => {
-                    self.note_damage(ino, error)?;
+                    self.pass_over(ino, at, error)?;
                     at += 1;
                 }
                 Err(error) => return Err(error),
@@ -142,7 +153,7 @@ impl Disk {
         }
         if batch.is_empty() {
             if let Some(damage) = self.lock_damaged().get(&ino) {
-                return Err(damage.clone());
+                return Err(damage.first.clone());
             }
         }
         Ok(batch)
@@ -157,12 +168,28 @@ impl Disk {
         }
         damaged.entry(dir).or_insert_with(|| {
             tracing::warn!("{error}: left out of the directory");
-            error
+            Damage { first: error, places: 0, reached: 0 }
         });
         Ok(())
     }
 
-    fn lock_damaged(&self) -> MutexGuard<'_, HashMap<Ino, Error>> {
+    /// Remembers that a listing passes over the block `at`; an error where it has passed over so many that it ends there.
+    fn pass_over(&self, dir: Ino, at: u64, error: Error) -> Result<()> {
+        self.note_damage(dir, error.clone())?;
+        let mut damaged = self.lock_damaged();
+        let Some(damage) = damaged.get_mut(&dir) else { return Ok(()) };
+        if damage.places > MAX_DAMAGED {
+            return if at < damage.reached { Ok(()) } else { Err(error) };
+        }
+        // The same again in another listing, or in another entry of the block, is not more damage.
+        if at >= damage.reached {
+            damage.places += 1;
+            damage.reached = at + 1;
+        }
+        Ok(())
+    }
+
+    fn lock_damaged(&self) -> MutexGuard<'_, HashMap<Ino, Damage>> {
         self.damaged_dirs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -240,14 +267,15 @@ impl Disk {
     async fn search_all(&self, dir: &File, naming: &Naming, name: &[u8]) -> Result<Option<Ino>> {
         let blocks = self.dir_end(dir).await?;
         let mut damage = None;
-        let mut at = 0;
-        while at < blocks {
+        let (mut damaged, mut at) = (0, 0);
+        while at < blocks && damaged <= MAX_DAMAGED {
             self.prefetch_dir(dir, at, blocks);
             self.searched.fetch_add(1, Ordering::Relaxed);
             let found = match self.dir_block(dir, FileBlock(at)).await {
                 Ok(Ok(block)) => self.search_block(dir, FileBlock(at), &block, naming, name),
                 Ok(Err(hole)) => {
                     damage = damage.or_else(|| Some(missing(dir, at)));
+                    damaged += 1;
                     at = at.saturating_add(hole);
                     continue;
                 }
@@ -256,7 +284,10 @@ impl Disk {
             match found {
                 Ok(None) => {}
                 Ok(found) => return Ok(found),
-                Err(error) if is_damage(&error) => damage = damage.or(Some(error)),
+                Err(error) if is_damage(&error) => {
+                    damage = damage.or(Some(error));
+                    damaged += 1;
+                }
                 Err(error) => return Err(error),
             }
             at += 1;
@@ -283,7 +314,7 @@ impl Disk {
 }
 
 /// Directories have no holes (kernel: "Directory hole found").
-fn missing(dir: &File, at: u64) -> Error {
+pub(super) fn missing(dir: &File, at: u64) -> Error {
     corrupt(format!("{}: {} is missing", dir.ino, FileBlock(at)))
 }
 

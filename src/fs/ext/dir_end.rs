@@ -1,10 +1,10 @@
-//! How far a directory is listed: a hostile map can name the same blocks over and over, which would make a small image a
-//! directory without end.
+//! How far a directory is listed: a hostile map can name the same blocks over and over, or blocks where nothing was ever
+//! written, which would make a small image a directory without end.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::dir::is_damage;
+use super::dir::{is_damage, missing};
 use super::disk::Disk;
 use super::inodes::File;
 use super::layout::{FileBlock, corrupt};
@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 const SMALL_BYTES: u64 = 4 << 20;
 /// The most pieces that a larger one may lie in.
 const MAX_RUNS: usize = 1 << 20;
-/// The most blocks of it whose place cannot be told.
-const MAX_DAMAGED: u64 = 1 << 16;
+/// The most holes, and blocks that cannot be read, that a listing or a search passes over.
+pub(super) const MAX_DAMAGED: u64 = 1 << 14;
 
 impl Disk {
     /// How many blocks of a directory are to be looked at. `i_blocks` does not tell: the kernel's own replay of fast commits
@@ -46,22 +46,24 @@ impl Disk {
         let mut damaged = 0;
         let mut at = 0;
         while at < blocks {
-            let run = match self.run(dir, FileBlock(at)).await {
-                Ok(run) => run,
-                // The listing itself will say what is wrong.
-                Err(error) if is_damage(&error) && damaged < MAX_DAMAGED => {
-                    damaged += 1;
-                    at += 1;
-                    continue;
+            let (end, damage) = match self.run(dir, FileBlock(at)).await {
+                Ok(run) => {
+                    let end = run.first.0.saturating_add(run.len);
+                    let place = run.place.map(|place| place.0..place.0.saturating_add(run.len));
+                    if place.clone().is_some_and(|place| !places.add(place)) {
+                        let what = "blocks that are its own already, or in too many pieces";
+                        return Ok(Some((at, corrupt(format!("{}: {what}", FileBlock(at))))));
+                    }
+                    (end, place.is_none().then(|| missing(dir, at)))
                 }
-                Err(error) if is_damage(&error) => return Ok(Some((at, error))),
+                Err(error) if is_damage(&error) => (at + 1, Some(error)),
                 Err(error) => return Err(error),
             };
-            let end = run.first.0.saturating_add(run.len);
-            if let Some(place) = run.place {
-                if !places.add(place.0..place.0.saturating_add(run.len)) {
-                    let what = "blocks that are its own already, or in too many pieces";
-                    return Ok(Some((at, corrupt(format!("{}: {what}", FileBlock(at))))));
+            // The listing itself will say what is wrong.
+            if let Some(damage) = damage {
+                damaged += 1;
+                if damaged > MAX_DAMAGED {
+                    return Ok(Some((at, damage)));
                 }
             }
             at = end;

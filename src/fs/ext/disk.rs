@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::cache::ByteLru;
-use super::dir::DirBlock;
+use super::dir::{Damage, DirBlock};
 use super::inodes::File;
 use super::layout::group::Group;
 use super::layout::map::{Child, MapNode};
@@ -17,7 +17,7 @@ use super::layout::{FileBlock, FsBlock, corrupt};
 use super::replay::Replayed;
 use super::walk_ahead::WalkAhead;
 use crate::block::{self, BlockSource, Segments};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fs::Ino;
 
 /// Bytes for each of the caches; together they stay below 16 MiB.
@@ -52,7 +52,7 @@ pub(super) struct Disk {
     /// Where directories end whose maps were looked through.
     pub(super) dir_ends: ByteLru<Ino, u64>,
     /// Directories with blocks that could not be listed.
-    pub(super) damaged_dirs: Mutex<HashMap<Ino, Error>>,
+    pub(super) damaged_dirs: Mutex<HashMap<Ino, Damage>>,
     pub(super) walk_ahead: WalkAhead,
     /// How many blocks of directories were looked at for want of an index.
     pub(super) searched: AtomicU64,

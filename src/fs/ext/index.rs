@@ -11,6 +11,10 @@ use super::naming::Naming;
 use crate::error::Result;
 use crate::fs::Ino;
 
+/// The most leaves that names with the same hash may lie in: as many names collide in no directory that is not made for it,
+/// and that can be searched block by block.
+const MAX_LEAVES: u64 = 1 << 12;
+
 /// A level of the way down: an index node, and the entry taken there.
 struct Step {
     block: Arc<DirBlock>,
@@ -42,7 +46,7 @@ impl Disk {
             path.push(Step { block, entry });
         }
         // A sound index names each leaf once, so more leaves than blocks would be a circle.
-        for _ in 0..blocks {
+        for _ in 0..blocks.min(MAX_LEAVES) {
             let at = self.step(&path, path.len() - 1)?.1;
             let leaf = self.indexed_block(dir, at).await?;
             if let Some(ino) = self.search_block(dir, at, &leaf, naming, name)? {
@@ -52,7 +56,7 @@ impl Disk {
                 return Ok(None);
             }
         }
-        Err(corrupt(format!("{}: index: more leaves than the directory has blocks", dir.ino)))
+        Err(corrupt(format!("{}: index: leaves without end for the same hash", dir.ino)))
     }
 
     /// Goes on to the next leaf if names with this hash continue there: its hash is marked by the lowest bit then.
