@@ -43,7 +43,10 @@ impl Writer {
                 }
                 Ok(())
             };
-            let result = write();
+            let written = write();
+            // A file on a network file system says only now what could not be written to it.
+            let closed = nix::unistd::close(stdout).map_err(std::io::Error::from);
+            let result = written.and(closed);
             // Nobody waits for it where the command was interrupted.
             let _ = done.send(result);
         });

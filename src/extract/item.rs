@@ -223,6 +223,8 @@ impl Writing {
             file.set_len(item.attr.size)?;
         }
         let lost = metadata::apply(Target::open(&file), &item.attr, xattrs, manner.rights);
+        // On network file systems only this says that something could not be written: no room, a quota.
+        nix::unistd::close(file)?;
         temporary.keep_as(&item.name, manner.overwrite)?;
         Ok(Restored { bytes, lost })
     }

@@ -7,4 +7,5 @@ mod common;
 mod copies;
 mod failures;
 mod image;
+mod late_errors;
 mod listings;
