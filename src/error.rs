@@ -132,6 +132,15 @@ impl Error {
         Self(Arc::new(inner))
     }
 
+    /// The same, unless the message names the object at its beginning already.
+    #[must_use]
+    pub fn about(self, object: &str) -> Self {
+        match self.0.message.strip_prefix(object).is_some_and(|rest| rest.starts_with(": ")) {
+            true => self,
+            false => self.context(object),
+        }
+    }
+
     /// Adds what the user can do about it.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Self {
@@ -185,5 +194,12 @@ mod tests {
             "inode 12: extent depth 9, at most 5 (try `snapbrowse info`)"
         );
         assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn what_the_message_is_about_stands_in_it_once() {
+        let refused = Error::new(ErrorKind::Login, "refused").context("iqn.x:a");
+        assert_eq!(refused.clone().about("iqn.x:a").to_string(), "iqn.x:a: refused");
+        assert_eq!(refused.about("iqn.x").to_string(), "iqn.x: iqn.x:a: refused");
     }
 }

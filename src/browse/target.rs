@@ -241,7 +241,7 @@ impl Target {
             let record = target.record();
             match san.open(&record).await {
                 Ok(open) => Ok(target.opened(open, new_slots)),
-                Err(error) => Err(target.failed(error.context(&record.name))),
+                Err(error) => Err(target.failed(error.about(&record.name))),
             }
         });
         task.await

@@ -16,6 +16,7 @@ use super::args::Cli;
 use super::browse::aliases;
 use super::context::Context;
 use super::exit::Exit;
+use super::initiator::check_name;
 use super::output::Output;
 use super::source::portals;
 use super::tally::Tally;
@@ -25,9 +26,6 @@ const LINK: &str = "auto.iscsi";
 
 /// The longest that portals may take to tell of their targets: a user waits at a `cd` meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The longest iSCSI name (RFC 7143 section 4.2.7.1).
-const LONGEST_NAME: usize = 223;
 
 /// The longest key that autofs stores, quotes included.
 const LONGEST_KEY: usize = 255;
@@ -212,22 +210,12 @@ struct Name(String);
 
 impl Name {
     fn new(text: &OsStr) -> Result<Self> {
-        let bad = |why: &str| {
+        let bad = |why: String| {
             let shown = text.to_string_lossy();
             Error::new(ErrorKind::NotFound, format!("{shown:?} is no target's name: {why}"))
         };
-        let name = text.to_str().ok_or_else(|| bad("not UTF-8"))?;
-        if !["iqn.", "eui.", "naa."].iter().any(|form| name.starts_with(form)) {
-            return Err(bad("those begin with iqn., eui. or naa."));
-        }
-        // Some targets allow an underscore, which the RFC does not.
-        let fits = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.' | ':' | '_');
-        if let Some(c) = name.chars().find(|c| !fits(*c)) {
-            return Err(bad(&format!("it has a {c:?}")));
-        }
-        if name.len() > LONGEST_NAME {
-            return Err(bad("it has more than 223 bytes"));
-        }
+        let name = text.to_str().ok_or_else(|| bad("not UTF-8".to_owned()))?;
+        check_name(name).map_err(bad)?;
         Ok(Self(name.to_owned()))
     }
 }

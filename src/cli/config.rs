@@ -1,6 +1,7 @@
 //! The configuration files: `$XDG_CONFIG_HOME/snapbrowse/config.toml` over `/etc/snapbrowse/config.toml`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +15,9 @@ use crate::hooks::Argv;
 use crate::iscsi::ChapAlgorithm;
 
 const SYSTEM_FILE: &str = "/etc/snapbrowse/config.toml";
+
+/// Where root's state is.
+const ROOTS_DIRECTORY: &str = "/var/lib/snapbrowse";
 
 /// What the configuration files say.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -171,15 +175,39 @@ pub(crate) fn glob(key: &str, pattern: &str) -> Result<Glob> {
 
 /// `$XDG_CONFIG_HOME/snapbrowse/config.toml`, where there is a home at all.
 fn user_file() -> Option<PathBuf> {
-    xdg_directory("XDG_CONFIG_HOME", ".config").map(|directory| directory.join("config.toml"))
+    let ours = xdg_directory(|name| std::env::var_os(name), "XDG_CONFIG_HOME", ".config")?;
+    Some(ours.join("config.toml"))
+}
+
+/// Where we keep what must outlive the session and the next boot: in `$XDG_STATE_HOME`, and without it in the user's
+/// home.
+pub(crate) fn state_directory() -> Option<PathBuf> {
+    state_directory_of(rustix::process::geteuid().is_root(), |name| std::env::var_os(name))
+}
+
+/// Root has one place: mount(8) and systemd set no `$HOME`, and sudo may leave that of somebody else.
+fn state_directory_of(root: bool, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let chosen = directory(&variable, "XDG_STATE_HOME");
+    match chosen {
+        None if root => Some(PathBuf::from(ROOTS_DIRECTORY)),
+        _ => xdg_directory(variable, "XDG_STATE_HOME", ".local/state"),
+    }
 }
 
 /// Our directory under an XDG base directory: the variable where it is absolute, else `fallback` in `$HOME`.
-pub(crate) fn xdg_directory(variable: &str, fallback: &str) -> Option<PathBuf> {
-    let absolute =
-        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(fallback)))?;
+fn xdg_directory(
+    variable: impl Fn(&str) -> Option<OsString>,
+    name: &str,
+    fallback: &str,
+) -> Option<PathBuf> {
+    let base = directory(&variable, name)
+        .or_else(|| directory(&variable, "HOME").map(|home| home.join(fallback)))?;
     Some(base.join("snapbrowse"))
+}
+
+/// The value of a variable that names a directory; a relative one counts as none.
+fn directory(variable: impl Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
+    variable(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 fn read_table(path: &Path) -> Result<Option<toml::Table>> {
@@ -191,9 +219,12 @@ fn read_table(path: &Path) -> Result<Option<toml::Table>> {
     };
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(failed)?;
-    let table = text.parse::<toml::Table>().map_err(|error| {
+    let wrong = |error: toml::de::Error| {
         Error::new(ErrorKind::Usage, format!("{}: {}", path.display(), one_line(&error)))
-    })?;
+    };
+    let table = text.parse::<toml::Table>().map_err(wrong)?;
+    // Here, where it can be said which file it is.
+    table.clone().try_into::<Config>().map_err(wrong)?;
     if table.contains_key("hooks") {
         check_author(path, &file.metadata().map_err(failed)?)?;
     }
@@ -263,6 +294,26 @@ mod tests {
     }
 
     #[test]
+    fn roots_state_is_in_one_place_with_and_without_a_home() {
+        let state = |root: bool, set: &[(&str, &str)]| {
+            let value = |name: &str| {
+                set.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
+            };
+            state_directory_of(root, value).map(|path| path.to_str().unwrap().to_owned())
+        };
+        let root = Some("/var/lib/snapbrowse".to_owned());
+        assert_eq!(state(true, &[]), root);
+        assert_eq!(state(true, &[("HOME", "/home/ann")]), root);
+        assert_eq!(state(true, &[("XDG_STATE_HOME", "relative")]), root);
+        let chosen = [("HOME", "/home/ann"), ("XDG_STATE_HOME", "/s")];
+        assert_eq!(state(true, &chosen).as_deref(), Some("/s/snapbrowse"));
+        assert_eq!(state(false, &chosen).as_deref(), Some("/s/snapbrowse"));
+        let home = state(false, &chosen[..1]);
+        assert_eq!(home.as_deref(), Some("/home/ann/.local/state/snapbrowse"));
+        assert_eq!(state(false, &[]), None);
+    }
+
+    #[test]
     fn the_longest_matching_glob_decides() {
         let config = parse(
             "[target.'iqn.*']\nuser = 'any'\n[target.'iqn.2001-05.com.*:snap-*']\nuser = 'snap'\n[target.'x']\nuser = 'x'",
@@ -279,6 +330,7 @@ mod tests {
         let error = Config::read(Some(file.path())).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
         assert!(error.message().contains("initator"), "{error}");
+        assert!(error.message().starts_with(file.path().to_str().unwrap()), "{error}");
     }
 
     #[test]

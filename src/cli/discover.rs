@@ -103,7 +103,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
                     tally.done();
                 }
                 Err(error) => {
-                    let error = error.context(&target.name);
+                    let error = error.about(&target.name);
                     target.error = Some(error.to_string());
                     tally.failed(&error);
                 }
@@ -162,7 +162,7 @@ async fn luns(context: &Context, target: &Target, tally: &mut Tally) -> Result<V
             Ok(volumes) => (volumes, None),
             Err(error) => {
                 let said = error.to_string();
-                tally.failed(&error.context(&target.name));
+                tally.failed(&error.about(&target.name));
                 (Vec::new(), Some(said))
             }
         };

@@ -7,7 +7,10 @@ use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
 
-use super::config::xdg_directory;
+use super::config::state_directory;
+
+/// The longest iSCSI name, in bytes (RFC 7143 section 4.2.7.1).
+const LONGEST_NAME: usize = 223;
 
 /// open-iscsi's file; on many systems only root can read it.
 const SYSTEM_FILE: &str = "/etc/iscsi/initiatorname.iscsi";
@@ -20,7 +23,7 @@ pub(crate) fn default_name() -> Result<String> {
     if let Some(name) = std::fs::read_to_string(SYSTEM_FILE).ok().as_deref().and_then(parse) {
         return Ok(name);
     }
-    let directory = xdg_directory("XDG_STATE_HOME", ".local/state").ok_or_else(|| {
+    let directory = state_directory().ok_or_else(|| {
         Error::new(
             ErrorKind::Usage,
             "no initiator name, and no home directory to keep a generated one",
@@ -28,6 +31,22 @@ pub(crate) fn default_name() -> Result<String> {
         .with_hint("use --initiator IQN")
     })?;
     kept_name(&directory)
+}
+
+/// Whether `name` can be an iSCSI name (RFC 7143 section 4.2.7); else why not.
+pub(crate) fn check_name(name: &str) -> std::result::Result<(), String> {
+    if !["iqn.", "eui.", "naa."].iter().any(|form| name.starts_with(form)) {
+        return Err("those begin with iqn., eui. or naa.".to_owned());
+    }
+    // Some targets allow an underscore, which the RFC does not.
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.' | ':' | '_');
+    if let Some(c) = name.chars().find(|c| !fits(*c)) {
+        return Err(format!("it has a {c:?}"));
+    }
+    if name.len() > LONGEST_NAME {
+        return Err(format!("it has more than {LONGEST_NAME} bytes"));
+    }
+    Ok(())
 }
 
 /// The `InitiatorName=` line of open-iscsi's file.

@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Shows warnings; with `verbosity` 1 what is done, with 2 and more how; with `quiet` errors only.
 pub(crate) fn start(verbosity: u8, quiet: bool) {
@@ -87,7 +87,13 @@ pub(crate) fn to_file(path: &Path) -> Result<()> {
     // In the background the directory is another one.
     let path = std::path::absolute(path)
         .map_err(|error| Error::io(format!("log file {}", path.display()), error))?;
-    append(&path, b"").map_err(|error| Error::io(format!("log file {}", path.display()), error))?;
+    append(&path, b"").map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            let shown = path.display();
+            Error::new(ErrorKind::Usage, format!("log file {shown}: there is no such directory"))
+        }
+        _ => Error::io(format!("log file {}", path.display()), error),
+    })?;
     // A second call changes nothing.
     let _ = FILE.set(path);
     Ok(())

@@ -84,11 +84,9 @@ fn mount(opened: &Opened, mountpoint: &Mountpoint, access: &Access) -> Result<Mo
 async fn last_look(opened: &Opened) -> Result<Exit> {
     let look = opened.filesystem.check_unchanged();
     match tokio::time::timeout(LAST_LOOK, look).await {
+        // An error, so that whoever unmounts hears of it: in the background nobody sees what the program ends with.
         Ok(Err(error)) if error.kind() == ErrorKind::BeingWritten => {
-            let error = error.context(&opened.location);
-            // In the background nobody sees what the program ends with.
-            tracing::error!("{error}");
-            Ok(Exit::from(error.kind()))
+            Err(error.context(&opened.location))
         }
         _ => Ok(Exit::Done),
     }

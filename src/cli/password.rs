@@ -16,10 +16,17 @@ const LONGEST: u64 = 4096;
 /// Reads the secret from the first line of `path`, without its newline.
 ///
 /// # Errors
-/// [`ErrorKind::Permission`] for a file that group or others can read, [`ErrorKind::Usage`] for an empty line.
+/// [`ErrorKind::Permission`] for a file that group or others can read, [`ErrorKind::Usage`] for an empty line and where there
+/// is no such file.
 pub(crate) fn read(path: &Path) -> Result<ChapSecret> {
     let shown = path.display();
-    let file = File::open(path).map_err(|error| Error::io(format!("open {shown}"), error))?;
+    let file = File::open(path).map_err(|error| match error.kind() {
+        // Not what was looked for in the snapshot is missing.
+        std::io::ErrorKind::NotFound => {
+            Error::new(ErrorKind::Usage, format!("password file {shown}: no such file"))
+        }
+        _ => Error::io(format!("open {shown}"), error),
+    })?;
     let metadata = file.metadata().map_err(|error| Error::io(format!("stat {shown}"), error))?;
     // A pipe (`--password-file <(pass san)`) has no reader but us; only a file has a mode that matters.
     if metadata.is_file() && metadata.mode() & 0o077 != 0 {

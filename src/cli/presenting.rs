@@ -8,11 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hooks::{self, Commands, Hooks, Presented, Snapshot};
 use crate::iscsi::{self, Portal};
 
-use super::config::{HooksConfig, glob, xdg_directory};
+use super::config::{HooksConfig, glob, state_directory};
 use super::units;
-
-/// Where root writes it down: what systemd and autofs start has no home.
-const ROOTS_DIRECTORY: &str = "/var/lib/snapbrowse";
 
 /// Has the SAN present what is about to be logged in to.
 #[derive(Debug)]
@@ -130,11 +127,5 @@ pub(crate) async fn reconcile() -> Vec<Error> {
 
 /// Not a place that ends with the session or at the next boot: the SAN does not forget what it presents, either.
 fn directory() -> Option<PathBuf> {
-    let chosen = std::env::var_os("XDG_STATE_HOME").is_some();
-    let ours = if rustix::process::geteuid().is_root() && !chosen {
-        Some(PathBuf::from(ROOTS_DIRECTORY))
-    } else {
-        xdg_directory("XDG_STATE_HOME", ".local/state")
-    };
-    ours.map(|directory| directory.join("presented"))
+    state_directory().map(|directory| directory.join("presented"))
 }

@@ -161,7 +161,13 @@ impl Settings {
             );
         }
         let initiator = match self.initiator.as_ref().or(self.config.initiator.as_ref()) {
-            Some(name) => name.clone(),
+            Some(name) => {
+                initiator::check_name(name).map_err(|why| {
+                    let why = format!("{name:?} is no initiator's name: {why}");
+                    Error::new(ErrorKind::Usage, why)
+                })?;
+                name.clone()
+            }
             None => initiator::default_name()?,
         };
         let credentials = pair(

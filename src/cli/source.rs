@@ -1,6 +1,7 @@
 //! From SOURCE to a file system: log in or open the image, cache, partition table, volume, reader.
 
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -75,7 +76,18 @@ pub(crate) async fn open_device(
     location: &Location,
 ) -> Result<Arc<dyn BlockSource>> {
     match location {
-        Location::Image(path) => Ok(Arc::new(ImageFile::open(path)?)),
+        Location::Image(path) => {
+            let image = ImageFile::open(path).map_err(|error| {
+                // Names of targets have colons, and so have URLs with a slip in their beginning.
+                match error.kind() == ErrorKind::NotFound
+                    && path.as_os_str().as_bytes().contains(&b':')
+                {
+                    true => error.with_hint("a LUN is written iscsi://HOST[:PORT]/TARGET/LUN"),
+                    false => error,
+                }
+            })?;
+            Ok(Arc::new(image))
+        }
         Location::Lun { url, target } => {
             let lun = open_lun(context, url, target).await?;
             Ok(Arc::new(context.cache(Arc::new(lun))))

@@ -65,14 +65,11 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
         context.log_out().await;
         context.revoke_all().await.iter().for_each(|error| tally.failed(error));
         match looked {
-            Ok((name, found)) => {
+            Ok(Some((name, found))) => {
                 add(&mut versions, name, found);
                 tally.done();
             }
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDir) => {
-                tracing::info!("{error}");
-                absent += 1;
-            }
+            Ok(None) => absent += 1,
             Err(error) => tally.failed(&error),
         }
     }
@@ -122,12 +119,24 @@ async fn expand(
     Ok(all)
 }
 
-async fn look(context: &Context, source: &SourceArg, path: &[u8]) -> Result<(String, Found)> {
+/// What `path` is there; nothing where the file system does not have it.
+async fn look(
+    context: &Context,
+    source: &SourceArg,
+    path: &[u8],
+) -> Result<Option<(String, Found)>> {
     let name = Location::parse(source)?.to_string();
     let opened = source::open(context, source).await?;
-    let found = read(&*opened.filesystem, path).await.map_err(|error| error.context(&name))?;
+    let found = match read(&*opened.filesystem, path).await {
+        Ok(found) => Some(found),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDir) => {
+            tracing::info!("{name}: {error}");
+            None
+        }
+        Err(error) => return Err(error.context(&name)),
+    };
     opened.filesystem.check_unchanged().await.map_err(|error| error.context(&name))?;
-    Ok((name, found))
+    Ok(found.map(|found| (name, found)))
 }
 
 async fn read(filesystem: &dyn Filesystem, path: &[u8]) -> Result<Found> {
@@ -139,6 +148,8 @@ async fn read(filesystem: &dyn Filesystem, path: &[u8]) -> Result<Found> {
             let mut offset = 0;
             while offset < attr.size {
                 let data = reader.read(offset, CHUNK).await?;
+                // What the page cache holds comes without waiting, and Ctrl-C has to get in between.
+                tokio::task::consume_budget().await;
                 if data.is_empty() {
                     return Err(Error::new(
                         ErrorKind::Corrupt,

@@ -66,6 +66,8 @@ impl<'a> Contents<'a> {
             return Err(Error::new(ErrorKind::Corrupt, format!("ends at {at} of {}", self.size)));
         }
         self.start += data.len() as u64;
+        // What the page cache holds comes without waiting, and Ctrl-C has to get in between.
+        tokio::task::consume_budget().await;
         Ok(Some((at, data)))
     }
 }

@@ -169,6 +169,11 @@ impl Directory {
         &self.fd
     }
 
+    /// Whether something has this name already. Where that cannot be told, putting something down will tell.
+    pub(super) fn has(&self, name: &Name) -> bool {
+        rustix::fs::statat(&self.fd, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
     /// A regular file that nobody else can open yet.
     pub(super) fn temporary_file(&self) -> io::Result<(Temporary, File)> {
         let flags =

@@ -54,7 +54,8 @@ pub(super) fn put_failed(from: &[u8], error: io::Error) -> Error {
             Error::new(ErrorKind::Io, format!("{shown}: the destination has gone"))
                 .with_source(error)
         }
-        _ => Error::io(shown, error),
+        // A full or read-only file system is not that of the snapshot.
+        _ => Error::io(format!("{shown}: cannot be put into the destination"), error),
     }
 }
 

@@ -24,6 +24,10 @@ impl Counter {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
+    fn subtract(&self, less: u64) {
+        self.0.fetch_sub(less, Ordering::Relaxed);
+    }
+
     fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -53,7 +57,7 @@ impl Report {
         self.directories.get()
     }
 
-    /// Bytes of contents written.
+    /// Bytes of contents in the files that were restored, and in those under way.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
     }
@@ -83,6 +87,11 @@ impl Report {
 
     pub(super) fn bytes_done(&self, bytes: u64) {
         self.bytes.add(bytes);
+    }
+
+    /// Takes back what was counted for a file that is not kept.
+    pub(super) fn bytes_undone(&self, bytes: u64) {
+        self.bytes.subtract(bytes);
     }
 
     pub(super) fn foreign_seen(&self) {

@@ -251,6 +251,21 @@ async fn a_link_is_never_made_to_what_stood_there_before() {
 }
 
 #[tokio::test]
+async fn what_exists_is_not_read() {
+    let mut image = MemoryFs::new();
+    for (path, size) in [("/large", 8 << 20), ("/small", 8)] {
+        let ino = image.file(path, &vec![1; size]);
+        image.node(ino).hangs_at = Some(0);
+    }
+    let world = World::new();
+    fs::write(world.to("large"), "old").unwrap();
+    fs::write(world.to("small"), "old").unwrap();
+    let outcome = world.extract(&image, &["/"]).await;
+    outcome.failed_with(&["/large: File exists", "/small: File exists"]);
+    assert_eq!(outcome.report.bytes(), 0);
+}
+
+#[tokio::test]
 async fn existing_files_need_overwrite() {
     let mut image = MemoryFs::new();
     image.file("/f", b"new");

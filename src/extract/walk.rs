@@ -3,10 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, stream};
+use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -342,6 +344,7 @@ impl Extraction {
         let filesystem = &*self.filesystem;
         match group.items {
             Items::Batch(items) => {
+                let items = self.without_taken(directory, items).await;
                 for (item, result) in copy_batch(filesystem, directory, items, self.manner).await {
                     if let Ok(restored) = &result {
                         self.report.bytes_done(restored.bytes);
@@ -350,13 +353,37 @@ impl Extraction {
                 }
             }
             Items::Large(item) => {
-                let progress = |bytes| self.report.bytes_done(bytes);
-                let (item, result) =
-                    copy_large(filesystem, directory, item, self.manner, progress).await;
-                self.count(&item, result);
+                for item in self.without_taken(directory, vec![item]).await {
+                    let copied = AtomicU64::new(0);
+                    let progress = |bytes| {
+                        copied.fetch_add(bytes, Ordering::Relaxed);
+                        self.report.bytes_done(bytes);
+                    };
+                    let (item, result) =
+                        copy_large(filesystem, directory, item, self.manner, progress).await;
+                    if result.is_err() {
+                        self.report.bytes_undone(copied.into_inner());
+                    }
+                    self.count(&item, result);
+                }
             }
         }
         drop(share);
+    }
+
+    /// Tells of the files whose place is taken, before anything of them is read: they may be large and far away. The
+    /// others come back; what appears later is left alone all the same.
+    async fn without_taken(&self, directory: &Directory, items: Vec<Item>) -> Vec<Item> {
+        if self.manner.overwrite {
+            return items;
+        }
+        let directory = directory.clone();
+        let look = move || items.into_iter().partition(|item| directory.has(&item.name));
+        let (taken, free): (Vec<Item>, Vec<Item>) = blocking(look).await;
+        for item in taken {
+            self.tell(put_failed(&item.from, Errno::EXIST.into()));
+        }
+        free
     }
 
     fn count(&self, item: &Item, result: Result<Restored>) {

@@ -26,11 +26,14 @@ impl Mountpoint {
     pub fn new(path: &Path) -> Result<Self> {
         let shown = path.display();
         let failed = |error: std::io::Error| {
-            let kind = match error.kind() {
-                std::io::ErrorKind::PermissionDenied => ErrorKind::Permission,
-                _ => ErrorKind::Io,
-            };
-            Error::new(kind, format!("mount point {shown}: {error}")).with_source(error)
+            match error.kind() {
+                // Not what was to be mounted is missing.
+                std::io::ErrorKind::NotFound => {
+                    Error::new(ErrorKind::Io, format!("mount point {shown}: no such directory"))
+                        .with_source(error)
+                }
+                _ => Error::io(format!("mount point {shown}"), error),
+            }
         };
         let directory = resolve(path).map_err(failed)?;
         if is_dead(&directory) {

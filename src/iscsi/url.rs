@@ -145,6 +145,7 @@ impl FromStr for IscsiUrl {
             "" => None,
             digits => Some(digits.parse().map_err(|_| {
                 bad(format!("\"{digits}\" is no LUN: a number stands behind the target's name"))
+                    .with_hint("a path in the file system is an argument of its own")
             })?),
         };
         let mut url = Self {

@@ -20,8 +20,17 @@ fn each_failure_has_its_code_and_one_line() {
     let garbage = image.path("garbage");
     fs::write(&garbage, vec![0x5a; 1 << 20]).unwrap();
     let garbage = garbage.to_str().unwrap();
-    let cases: [(i32, &[&str], &str); 10] = [
+    let mountpoint = image.path("none");
+    let mountpoint = mountpoint.to_str().unwrap();
+    let lun = "iscsi://127.0.0.1:9/iqn.2026-01.test:t/0";
+    let cases: [(i32, &[&str], &str); 16] = [
         (10, &["ls", "/no/such/image"], "/no/such/image"),
+        (10, &["ls", "iscis://san/iqn.2026-01.test:t/0"], "written iscsi://HOST[:PORT]/TARGET/LUN"),
+        (2, &["ls", "iscsi://127.0.0.1:9/iqn.2026-01.test:t/0/etc"], "an argument of its own"),
+        (2, &["ls", lun, "--initiator=iqn.x:a b"], "no initiator's name: it has a ' '"),
+        (2, &["ls", lun, "--initiator=host"], "those begin with iqn."),
+        (1, &["mount", &source, mountpoint], "no such directory"),
+        (2, &["mount", "--log=/no/such/log", &source, "/"], "there is no such directory"),
         (10, &["cat", &source, "/etc/nothing"], "/etc/nothing: no such file"),
         (10, &["stat", &source, "/etc/foo/bar"], "/etc/foo/bar: not a directory"),
         (10, &["ls", &source, "--volume", "p1"], "no volume p1; found whole"),
@@ -184,6 +193,9 @@ fn password_files_must_be_private() {
     assert!(said.contains(path) && said.contains("chmod 600"), "{said}");
     let said = snapbrowse.fails(2, ["ls", url, "--user", "alice"]);
     assert!(said.contains("--password-file"), "{said}");
+    // Not 10: it is no path of the snapshot that is missing.
+    let said = snapbrowse.fails(2, ["ls", url, "--user", "alice", "--password-file", "/none"]);
+    assert!(said.contains("password file /none: no such file"), "{said}");
 }
 
 #[test]

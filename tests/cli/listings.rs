@@ -202,6 +202,11 @@ fn versions_puts_identical_copies_together() {
     assert_eq!(versions[0]["sha256"].as_str().unwrap().len(), 64);
     let said = image.snapbrowse.fails(10, ["versions", &wednesday, "/etc/foo"]);
     assert!(said.contains("in none of 1"), "{said}");
+    // A snapshot that was not looked into is none that does not have the file.
+    let said = image.snapbrowse.fails(10, ["versions", "/no/such/image", "/etc/foo"]);
+    assert!(said.contains("open /no/such/image"), "{said}");
+    let output = image.snapbrowse.output(["versions", &monday, "/no/such/image", "/etc/foo"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
 }
 
 #[test]

@@ -313,6 +313,14 @@ fn a_volume_that_was_written_meanwhile_is_reported_at_the_end() {
     file.write_all_at(&[0xff; 4], (1 << 20) + 1024 + 0x30).unwrap();
     let rest = foreground.end(Signal::TERM, 3);
     assert!(rest.contains("being written"), "{rest}");
+
+    // From the background it reaches whoever unmounts.
+    file.write_all_at(&[0; 4], (1 << 20) + 1024 + 0x30).unwrap();
+    let mount = snapbrowse.mount(image.to_str().unwrap());
+    file.write_all_at(&[0xff; 4], (1 << 20) + 1024 + 0x30).unwrap();
+    let said = snapbrowse.fails(3, ["umount", mount.path().to_str().unwrap()]);
+    assert!(said.contains("dirty-ext3.img: the volume is being written"), "{said}");
+    mount.wait_until_gone();
 }
 
 /// Reads a file that has not been read before, in a thread of its own: an answer that never comes would not even let
@@ -414,6 +422,6 @@ fn messages_go_to_the_log_file_that_was_named() {
 
     let dir = snapbrowse.new_directory();
     let options = ["mount", "--log", "/no/such/directory/log", &lun.url(), dir.to_str().unwrap()];
-    let said = snapbrowse.fails(10, options);
+    let said = snapbrowse.fails(2, options);
     assert!(said.contains("/no/such/directory/log"), "{said}");
 }
