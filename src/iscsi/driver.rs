@@ -382,7 +382,13 @@ impl Driver {
                 }
             }
             Request::Suspect(lun) => self.engine.suspect(lun),
-            Request::Verified(lun, check, result) => self.engine.verified(lun, check, result),
+            Request::Verified(lun, check, result) => {
+                if let Err(error) = &result {
+                    // Where the look has become void meanwhile, what waits says at least this when its time is over.
+                    self.engine.connect_failed(error.clone());
+                }
+                self.engine.verified(lun, check, result);
+            }
             Request::Share => {
                 self.shared = true;
                 self.engine.set_shared();
@@ -426,7 +432,9 @@ impl Driver {
             self.engine.verified(lun, check, Ok(()));
             return;
         };
-        let (timeout, state) = (self.config.timeout, self.state.subscribe());
+        // The reads that wait for it shall end with its reason, not just before it.
+        let timeout = self.config.timeout - self.config.timeout / 16;
+        let state = self.state.subscribe();
         // Where reads may take another path they shall not wait for a port that does not serve the unit.
         let handle = Handle { requests, timeout, state, detours: self.shared };
         tokio::spawn(async move {

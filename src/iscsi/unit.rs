@@ -58,8 +58,7 @@ pub(super) async fn report_luns(handle: &Handle) -> Result<Vec<LunAddress>> {
     loop {
         let cdb = Cdb::ReportLuns { allocation };
         let data = handle.run(REPORT_LUNS_LUN, cdb, allocation).await;
-        let (luns, needed) =
-            parse_report_luns(&data.map_err(|error| error.context("REPORT LUNS"))?)?;
+        let (luns, needed) = parse_report_luns(&data.map_err(|error| naming(cdb, error))?)?;
         if needed <= allocation {
             return Ok(luns);
         }
@@ -193,7 +192,7 @@ async fn vpd(handle: &Handle, lun: LunAddress, page: VpdPage) -> Result<Option<B
     match handle.run(lun, cdb, VPD_ALLOCATION.into()).await {
         Ok(data) => Ok(Some(data)),
         Err(error) if error.kind() == ErrorKind::Scsi => Ok(None),
-        Err(error) => Err(error.context("INQUIRY")),
+        Err(error) => Err(naming(cdb, error)),
     }
 }
 
@@ -204,13 +203,19 @@ pub(super) async fn capacity(handle: &Handle, lun: LunAddress) -> Result<(Capaci
         Ok(data) => Ok((Capacity::parse_16(&data)?, true)),
         Err(error) if error.kind() == ErrorKind::Scsi => {
             let data = handle.run(lun, Cdb::ReadCapacity10, READ_CAPACITY_10_LEN).await;
-            let data = data.map_err(|error| error.context("READ CAPACITY(10)"))?;
+            let data = data.map_err(|error| naming(Cdb::ReadCapacity10, error))?;
             match Capacity::parse_10(&data)? {
                 Some(capacity) => Ok((capacity, false)),
                 // Too large for the short form, and the long form failed.
-                None => Err(error.context("READ CAPACITY(16)")),
+                None => Err(naming(Cdb::ReadCapacity16, error)),
             }
         }
-        Err(error) => Err(error.context("READ CAPACITY(16)")),
+        Err(error) => Err(naming(Cdb::ReadCapacity16, error)),
     }
+}
+
+/// Says which command has failed, where the message does not begin with that.
+fn naming(cdb: Cdb, error: Error) -> Error {
+    let name = cdb.name();
+    if error.message().starts_with(name) { error } else { error.context(name) }
 }

@@ -184,3 +184,35 @@ async fn a_command_that_is_always_rejected_is_an_error_with_the_reason() {
     let error = rig.fails(On::ReadOf(4096..4097), Fault::Reject(0x09)).await;
     assert!(error.to_string().contains("invalid PDU field"), "{error}");
 }
+
+#[tokio::test]
+async fn many_unit_attentions_in_a_row_are_absorbed_while_a_unit_is_opened() {
+    let rig = Rig::new().await;
+    let session = rig.login().await.unwrap();
+    rig.server.inject(Rule::new(On::Opcode(0x9e), check(Sense::CAPACITY_CHANGED)).times(20));
+    let lun = rig.bounded(session.open_lun(Some(1))).await.unwrap();
+    assert_eq!(rig.read_all(&lun).await.unwrap(), right_digest());
+}
+
+#[tokio::test]
+async fn unit_attentions_without_end_are_an_error_at_the_deadline_that_names_them() {
+    for (sense, words) in [(Sense::POWER_ON, "(6/29/00)"), (Sense::CAPACITY_CHANGED, "(6/2a/09)")] {
+        let rig = Rig::new().await.timeout(2 * SECOND);
+        let session = rig.login().await.unwrap();
+        let lun = rig.bounded(session.open_lun(Some(1))).await.unwrap();
+        let before = rig.server.stats().opcode(0x9e);
+        rig.server.inject(Rule::new(On::Opcode(0x9e), check(sense)).always());
+        // While a unit is opened, and while it is looked at because of such a one.
+        let opening = rig.bounded(session.open_lun(Some(1))).await.unwrap_err();
+        rig.server.lun(0, 1).attention(Sense::CAPACITY_CHANGED);
+        let reading = rig.bounded(lun.read_at(0, 4096)).await.unwrap_err();
+        for error in [opening, reading] {
+            assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+            let text = error.to_string();
+            assert!(text.contains(words), "{text}");
+            assert_eq!(text.matches("READ CAPACITY(16)").count(), 1, "{text}");
+        }
+        let asked = rig.server.stats().opcode(0x9e) - before;
+        assert!(asked < 60, "{asked} times in four seconds: no back-off");
+    }
+}
