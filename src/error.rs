@@ -43,6 +43,8 @@ pub enum ErrorKind {
     LunNotFound,
     /// No connection to the portal: name resolution, refusal, unreachable.
     Connect,
+    /// A connection, or a login over it, that nobody answered.
+    NoAnswer,
     /// The target refused the login.
     Login,
     /// The session was lost and could not be brought back.

@@ -14,6 +14,7 @@ mod target;
 mod tests;
 mod tree;
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -21,10 +22,9 @@ use globset::GlobMatcher;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Timestamp;
-use crate::iscsi::TargetRecord;
 
 pub use names::Aliases;
-pub use san::{Discovery, OpenTarget, OpenVolume, San};
+pub use san::{Discovery, OpenTarget, OpenVolume, San, Teller, Told};
 
 use target::{Live, Target};
 use tree::{Kind, ROOT, Tree};
@@ -141,20 +141,16 @@ impl Shared {
     /// Asks the portals again; `false` where none of them answered, and then nothing changes.
     async fn refresh(&self) -> bool {
         let mut last = self.discovery.lock().await;
-        let result = self.san.discover().await;
+        let Discovery { targets, failures } = self.san.discover().await;
         *last = Some(Instant::now());
         drop(last);
-        let found = match result {
-            Ok(found) => found,
-            Err(error) => Discovery { targets: Vec::new(), failures: vec![error] },
-        };
-        for failure in &found.failures {
+        for (_, failure) in &failures {
             tracing::warn!("{failure}");
         }
-        let complete = found.failures.is_empty();
-        let answered = complete || !found.targets.is_empty();
-        *self.failures.write().unwrap_or_else(PoisonError::into_inner) = found.failures;
-        let gone = self.apply(found.targets, complete);
+        let answered = failures.is_empty() || !targets.is_empty();
+        let (silent, failures) = failures.into_iter().unzip();
+        *self.failures.write().unwrap_or_else(PoisonError::into_inner) = failures;
+        let gone = self.apply(targets, &silent);
         log_out(gone).await;
         answered
     }
@@ -173,40 +169,39 @@ impl Shared {
         }
     }
 
-    /// Puts a list of targets into the tree. Targets vanish only where every portal has answered: one that is down
-    /// says nothing about its targets. Gives back the logins of those that vanished.
-    fn apply(&self, records: Vec<TargetRecord>, complete: bool) -> Vec<Arc<Live>> {
-        let shown = |record: &TargetRecord| {
+    /// Puts a list of targets into the tree. A target vanishes where one who told of it before does not any more: those
+    /// who are `silent` say nothing about theirs. Gives back the logins of those that vanished.
+    fn apply(&self, mut found: Vec<Told>, silent: &BTreeSet<Teller>) -> Vec<Arc<Live>> {
+        found.retain(|Told { record, .. }| {
             names::is_safe(&record.name)
                 && self.options.targets.as_ref().is_none_or(|glob| glob.is_match(&record.name))
-        };
-        let records: Vec<TargetRecord> = records.into_iter().filter(shown).collect();
+        });
+        let names: HashSet<&str> = found.iter().map(|told| &*told.record.name).collect();
         let mut tree = self.write();
         let mut gone = Vec::new();
-        if complete {
-            let vanished: Vec<_> = tree
-                .children(ROOT, 0)
-                .filter_map(|(id, node)| match &node.kind {
-                    Kind::Target(target) if !records.iter().any(|r| r.name == node.name) => {
-                        Some((id, Arc::clone(target)))
-                    }
-                    _ => None,
-                })
-                .collect();
-            for (id, target) in vanished {
-                gone.extend(target.take());
-                tree.remove(id);
-                tree.drop_slots(&target);
-            }
+        let vanished: Vec<_> = tree
+            .children(ROOT, 0)
+            .filter_map(|(id, node)| match &node.kind {
+                Kind::Target(target) if !names.contains(&*node.name) => {
+                    let may_be_there = target.told_by().is_subset(silent);
+                    (!may_be_there).then(|| (id, Arc::clone(target)))
+                }
+                _ => None,
+            })
+            .collect();
+        for (id, target) in vanished {
+            gone.extend(target.take());
+            tree.remove(id);
+            tree.drop_slots(&target);
         }
-        for record in records {
-            let known = tree.find(ROOT, &record.name).and_then(|id| tree.get(id));
+        for told in found {
+            let known = tree.find(ROOT, &told.record.name).and_then(|id| tree.get(id));
             match known.map(|node| node.kind.clone()) {
-                Some(Kind::Target(target)) => target.update(record),
-                Some(_) => tracing::warn!("{}: the name is taken by an alias", record.name),
+                Some(Kind::Target(target)) => target.update(told, silent),
+                Some(_) => tracing::warn!("{}: the name is taken by an alias", told.record.name),
                 None => {
-                    let name = record.name.clone();
-                    tree.add(ROOT, &name, Kind::Target(Arc::new(Target::new(record))));
+                    let name = told.record.name.clone();
+                    tree.add(ROOT, &name, Kind::Target(Arc::new(Target::new(told))));
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! What a tree of targets needs of a SAN: a list of targets, and each of them opened.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -11,30 +12,43 @@ use crate::iscsi::TargetRecord;
 /// The way to the targets. Everything it does has a bound in time of its own.
 pub trait San: Send + Sync + 'static {
     /// Asks every portal for its targets. A portal that does not answer is one of the failures.
-    fn discover(&self) -> Pending<'_, Discovery>;
+    fn discover(&self) -> BoxFuture<'_, Discovery>;
 
     /// Logs in to a target and opens every file system on it.
     fn open<'a>(&'a self, target: &'a TargetRecord) -> Pending<'a, OpenTarget>;
 }
 
+/// One of those who tell of targets, a portal or a hook: a number that stays the same from one discovery to the next.
+pub type Teller = usize;
+
 /// What the portals said.
 #[derive(Debug, Default)]
 pub struct Discovery {
     /// The targets of all portals that answered, those of the same name merged.
-    pub targets: Vec<TargetRecord>,
-    /// Why the others did not.
-    pub failures: Vec<Error>,
+    pub targets: Vec<Told>,
+    /// Who did not answer, and why.
+    pub failures: Vec<(Teller, Error)>,
+}
+
+/// A target, and who told of it.
+#[derive(Debug)]
+pub struct Told {
+    /// The target, with the portals that all of them named.
+    pub record: TargetRecord,
+    /// Never empty.
+    pub by: BTreeSet<Teller>,
 }
 
 impl Discovery {
     /// Adds a target, or its portals to the target of that name.
-    pub fn add(&mut self, record: TargetRecord) {
-        match self.targets.iter_mut().find(|known| known.name == record.name) {
-            None => self.targets.push(record),
+    pub fn add(&mut self, by: Teller, record: TargetRecord) {
+        match self.targets.iter_mut().find(|known| known.record.name == record.name) {
+            None => self.targets.push(Told { record, by: BTreeSet::from([by]) }),
             Some(known) => {
+                known.by.insert(by);
                 for portal in record.portals {
-                    if !known.portals.contains(&portal) {
-                        known.portals.push(portal);
+                    if !known.record.portals.contains(&portal) {
+                        known.record.portals.push(portal);
                     }
                 }
             }

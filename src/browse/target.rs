@@ -1,6 +1,6 @@
 //! One target: logged out, logged in, or failed not long ago.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Filesystem;
 use crate::iscsi::TargetRecord;
 
-use super::san::{OpenTarget, San};
+use super::san::{OpenTarget, San, Teller, Told};
 
 /// The wait after a first failed login; doubled with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -21,7 +21,7 @@ const ON_THE_WAY: Duration = Duration::from_secs(10);
 
 /// A target of the tree, whatever its state.
 pub(super) struct Target {
-    record: Mutex<TargetRecord>,
+    told: Mutex<Told>,
     /// Requests and open files; a target with any is not idle.
     leases: AtomicUsize,
     /// One login at a time; held while it lasts.
@@ -174,9 +174,9 @@ pub(super) struct Report {
 }
 
 impl Target {
-    pub(super) fn new(record: TargetRecord) -> Self {
+    pub(super) fn new(told: Told) -> Self {
         Self {
-            record: Mutex::new(record),
+            told: Mutex::new(told),
             leases: AtomicUsize::new(0),
             login: tokio::sync::Mutex::new(()),
             state: RwLock::new(State {
@@ -192,12 +192,23 @@ impl Target {
     }
 
     pub(super) fn record(&self) -> TargetRecord {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.told().record.clone()
     }
 
-    /// Takes note of what the portals say of the target now.
-    pub(super) fn update(&self, record: TargetRecord) {
-        *self.record.lock().unwrap_or_else(PoisonError::into_inner) = record;
+    /// Who told of it when they last answered.
+    pub(super) fn told_by(&self) -> BTreeSet<Teller> {
+        self.told().by.clone()
+    }
+
+    /// Takes note of what is said of the target now, and not by those who are `silent`.
+    pub(super) fn update(&self, mut told: Told, silent: &BTreeSet<Teller>) {
+        let mut known = self.told();
+        told.by.extend(known.by.intersection(silent));
+        *known = told;
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn lease(self: &Arc<Self>) -> Lease {

@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+
 use super::*;
 use crate::fs::memory::MemoryFs;
 use crate::fs::{FileType, Filesystem, Ino, Pending};
+use crate::iscsi::TargetRecord;
 
 const HOME: &str = "iqn.2026-01.test:home-2026-11-20";
 const MAIL: &str = "iqn.2026-01.test:mail";
@@ -22,17 +25,20 @@ struct Disk {
     identity: Option<u8>,
     being_written: bool,
     failure: Option<ErrorKind>,
+    /// The portals that tell of it.
+    portals: &'static [Teller],
 }
 
 fn disk(contents: &'static str) -> Disk {
     let volumes = vec![(Vec::new(), contents)];
-    Disk { volumes, identity: Some(1), being_written: false, failure: None }
+    Disk { volumes, identity: Some(1), being_written: false, failure: None, portals: &[0] }
 }
 
 #[derive(Default)]
 struct MemorySan {
     disks: Mutex<BTreeMap<&'static str, Disk>>,
-    portal_down: Mutex<bool>,
+    /// The portals that do not answer.
+    down: Mutex<Vec<Teller>>,
     logins: AtomicUsize,
     logouts: Arc<AtomicUsize>,
 }
@@ -52,16 +58,22 @@ impl MemorySan {
 }
 
 impl San for MemorySan {
-    fn discover(&self) -> Pending<'_, Discovery> {
+    fn discover(&self) -> BoxFuture<'_, Discovery> {
         let mut found = Discovery::default();
-        if *self.portal_down.lock().unwrap() {
-            found.failures.push(Error::new(ErrorKind::Connect, "connect: connection refused"));
-        } else {
-            for name in self.disks.lock().unwrap().keys() {
-                found.add(TargetRecord { name: (*name).to_owned(), portals: Vec::new() });
+        let down = self.down.lock().unwrap();
+        for portal in 0..2 {
+            if down.contains(&portal) {
+                let error = Error::new(ErrorKind::Connect, "connect: connection refused");
+                found.failures.push((portal, error));
+                continue;
+            }
+            let disks = self.disks.lock().unwrap();
+            for (name, _) in disks.iter().filter(|(_, disk)| disk.portals.contains(&portal)) {
+                let record = TargetRecord { name: (*name).to_owned(), portals: Vec::new() };
+                found.add(portal, record);
             }
         }
-        Box::pin(async move { Ok(found) })
+        Box::pin(async move { found })
     }
 
     fn open<'a>(&'a self, target: &'a TargetRecord) -> Pending<'a, OpenTarget> {
@@ -304,10 +316,10 @@ async fn targets_come_and_go_but_a_dead_portal_takes_none_away() {
     let san = san();
     let tree = tree_of(&san, 9).await;
     let file = walk(&tree, &[MAIL, "dir", "file"]).await.unwrap();
-    *san.portal_down.lock().unwrap() = true;
+    *san.down.lock().unwrap() = vec![0, 1];
     tree.refresh().await;
     assert!(tree.getattr(file).await.is_ok());
-    *san.portal_down.lock().unwrap() = false;
+    san.down.lock().unwrap().clear();
     san.disks.lock().unwrap().remove(MAIL);
     san.put("iqn.2026-01.test:new", disk("new"));
     tree.refresh().await;
@@ -316,6 +328,29 @@ async fn targets_come_and_go_but_a_dead_portal_takes_none_away() {
     assert!(root.iter().any(|name| name == "new"), "{root:?}");
     assert_eq!(tree.getattr(file).await.unwrap_err().kind(), ErrorKind::Stale);
     assert_eq!(san.logouts(), 1);
+}
+
+#[tokio::test]
+async fn a_dead_portal_keeps_only_what_no_other_one_told_of() {
+    const BOTH: &str = "iqn.2026-01.test:both";
+    let san = san();
+    san.put(HOME, Disk { portals: &[1], ..disk("home") });
+    san.put(BOTH, Disk { portals: &[0, 1], ..disk("both") });
+    let tree = tree_of(&san, 9).await;
+    *san.down.lock().unwrap() = vec![1];
+    // Once more, so that who told of it before is not forgotten.
+    tree.refresh().await;
+    for name in [MAIL, BOTH, HOME] {
+        san.disks.lock().unwrap().remove(name);
+    }
+    tree.refresh().await;
+    let root = names(&tree, tree.root()).await;
+    let is_shown = |wanted| root.iter().any(|name| name == wanted);
+    assert_eq!([MAIL, BOTH, HOME, DEAD].map(is_shown), [false, false, true, true], "{root:?}");
+    san.down.lock().unwrap().clear();
+    tree.refresh().await;
+    let root = names(&tree, tree.root()).await;
+    assert!(!root.iter().any(|name| name == HOME), "{root:?}");
 }
 
 #[tokio::test]
@@ -364,7 +399,7 @@ async fn a_volume_that_is_being_written_fails_alone() {
 #[tokio::test]
 async fn no_portal_at_all_is_an_error() {
     let san = san();
-    *san.portal_down.lock().unwrap() = true;
+    *san.down.lock().unwrap() = vec![0, 1];
     let options = Options {
         idle: Duration::ZERO,
         refresh: Duration::from_secs(60),

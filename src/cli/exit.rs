@@ -36,7 +36,7 @@ impl From<ErrorKind> for Exit {
             | ErrorKind::NameTooLong
             | ErrorKind::VolumeNotFound
             | ErrorKind::LunNotFound => Self::NotFound,
-            ErrorKind::Connect => Self::Connect,
+            ErrorKind::Connect | ErrorKind::NoAnswer => Self::Connect,
             ErrorKind::Login => Self::Login,
             ErrorKind::NoFilesystem
             | ErrorKind::Corrupt

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::future;
+use futures_util::future::{self, BoxFuture};
 
 use crate::block::{BlockSource, ReadFuture, Segments};
 use crate::browse::{Discovery, OpenTarget, OpenVolume, San};
@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Pending;
 use crate::fs::ext::Ext;
 use crate::hooks::Presented;
-use crate::iscsi::{self, IscsiUrl, Lun, LunInfo, Session, TargetRecord};
+use crate::iscsi::{self, IscsiUrl, Lun, LunInfo, Portal, Session, TargetRecord};
 use crate::volume::{self, Content, Volume};
 
 use super::context::Context;
@@ -31,9 +31,15 @@ impl PortalSan {
         Self { context, portals, told: Mutex::default() }
     }
 
-    async fn ask(&self, url: &IscsiUrl) -> Result<Vec<TargetRecord>> {
+    async fn ask(&self, url: &IscsiUrl, portal: &Portal) -> Result<Vec<TargetRecord>> {
         let config = self.context.settings.login(url)?;
-        iscsi::discover(&url.portals, &config).await
+        iscsi::discover(std::slice::from_ref(portal), &config).await
+    }
+
+    /// Every portal by itself, as one who tells of targets, with the place of its URL.
+    fn tellers(&self) -> Vec<(usize, &IscsiUrl, &Portal)> {
+        let urls = self.portals.iter().enumerate();
+        urls.flat_map(|(at, url)| url.portals.iter().map(move |portal| (at, url, portal))).collect()
     }
 
     /// The portal that told of a target, else the first one, with the target's name.
@@ -78,8 +84,8 @@ impl PortalSan {
     ) -> Result<Session> {
         let found = if record.portals.is_empty() {
             // Only now do the portals know it. One that stays hidden may let us in all the same.
-            let mut found = self.ask_all().await.targets.into_iter();
-            found.find(|found| found.name == record.name)
+            let found = self.ask_all().await.targets.into_iter();
+            found.map(|told| told.record).find(|found| found.name == record.name)
         } else {
             None
         };
@@ -91,24 +97,26 @@ impl PortalSan {
 
     /// What every portal says.
     async fn ask_all(&self) -> Discovery {
-        let answers = future::join_all(self.portals.iter().map(|url| self.ask(url))).await;
+        let tellers = self.tellers();
+        let questions = tellers.iter().map(|(_, url, portal)| self.ask(url, portal));
+        let answers = future::join_all(questions).await;
         let mut found = Discovery::default();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut *told);
-        for (portal, answer) in answers.into_iter().enumerate() {
+        for (teller, (answer, (at, ..))) in answers.into_iter().zip(tellers).enumerate() {
             match answer {
                 Ok(records) => {
                     for record in records {
-                        told.entry(record.name.clone()).or_insert(portal);
-                        found.add(record);
+                        told.entry(record.name.clone()).or_insert(at);
+                        found.add(teller, record);
                     }
                 }
                 Err(error) => {
                     // It says nothing about its targets.
-                    for (name, _) in before.iter().filter(|(_, of)| **of == portal) {
-                        told.entry(name.clone()).or_insert(portal);
+                    for (name, _) in before.iter().filter(|(_, of)| **of == at) {
+                        told.entry(name.clone()).or_insert(at);
                     }
-                    found.failures.push(error);
+                    found.failures.push((teller, error));
                 }
             }
         }
@@ -264,17 +272,18 @@ async fn leave(
 }
 
 impl San for PortalSan {
-    fn discover(&self) -> Pending<'_, Discovery> {
+    fn discover(&self) -> BoxFuture<'_, Discovery> {
         Box::pin(async {
             let (mut found, presentable) = tokio::join!(self.ask_all(), self.presentable());
+            let hook = self.tellers().len();
             match presentable {
                 Ok(names) => {
                     let unknown = |name| TargetRecord { name, portals: Vec::new() };
-                    names.into_iter().map(unknown).for_each(|record| found.add(record));
+                    names.into_iter().map(unknown).for_each(|record| found.add(hook, record));
                 }
-                Err(error) => found.failures.push(error),
+                Err(error) => found.failures.push((hook, error)),
             }
-            Ok(found)
+            found
         })
     }
 

@@ -25,7 +25,7 @@ pub(super) fn errno(kind: ErrorKind) -> Errno {
         ErrorKind::VolumeNotFound | ErrorKind::LunNotFound => Raw::NXIO,
         ErrorKind::Connect => Raw::HOSTUNREACH,
         ErrorKind::Login | ErrorKind::Permission => Raw::ACCESS,
-        ErrorKind::Timeout => Raw::TIMEDOUT,
+        ErrorKind::NoAnswer | ErrorKind::Timeout => Raw::TIMEDOUT,
         ErrorKind::SessionLost
         | ErrorKind::PathClosed
         | ErrorKind::Protocol
@@ -44,7 +44,9 @@ pub(super) fn errno(kind: ErrorKind) -> Errno {
 /// The errno of a failure of what is open already: programs know `EIO` for a device that is gone, not `EHOSTUNREACH`.
 pub(super) fn device_errno(kind: ErrorKind) -> Errno {
     match kind {
-        ErrorKind::Connect | ErrorKind::Login | ErrorKind::Timeout => Errno::EIO,
+        ErrorKind::Connect | ErrorKind::NoAnswer | ErrorKind::Login | ErrorKind::Timeout => {
+            Errno::EIO
+        }
         kind => errno(kind),
     }
 }
@@ -84,5 +86,7 @@ mod tests {
         assert_eq!(device_errno(ErrorKind::Timeout).code(), 5);
         assert_eq!(errno(ErrorKind::Connect).code(), 113);
         assert_eq!(errno(ErrorKind::Timeout).code(), 110);
+        assert_eq!(errno(ErrorKind::NoAnswer).code(), 110);
+        assert_eq!(device_errno(ErrorKind::NoAnswer).code(), 5);
     }
 }

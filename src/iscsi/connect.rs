@@ -149,6 +149,9 @@ async fn log_in_at(
         let exchange = exchange(&mut stream, &mut inbox, target, &config, isid);
         let step = match timeout_at(end, exchange).await {
             Ok(Ok(step)) => step,
+            Ok(Err(_)) | Err(_) if is_foreign(&inbox) => {
+                return Err(LoginFailure::perhaps(foreign(&inbox, &here)));
+            }
             Ok(Err(LoginFailure { passes: Passes::WithOneAlgorithm, error })) => {
                 tracing::debug!("{here}: {error}: offering one CHAP algorithm");
                 config.chap_algorithms.truncate(1);
@@ -160,7 +163,7 @@ async fn log_in_at(
             }
             Err(_) => {
                 let message = format!("{here}: no answer to the login");
-                return Err(LoginFailure::perhaps(Error::new(ErrorKind::Connect, message)));
+                return Err(LoginFailure::perhaps(Error::new(ErrorKind::NoAnswer, message)));
             }
         };
         match step {
@@ -255,6 +258,10 @@ pub(super) async fn receive(
     longest: usize,
 ) -> Result<(Incoming, Vec<u8>), LoginFailure> {
     loop {
+        if is_foreign(inbox) {
+            let message = "the answer is no PDU of a target";
+            return Err(Error::new(ErrorKind::Protocol, message).into());
+        }
         if let Some(bytes) = inbox.first_chunk::<BHS_LEN>() {
             let bhs = Bhs(*bytes);
             let (start, len) = (BHS_LEN + bhs.ahs_len(), bhs.data_len());
@@ -283,6 +290,27 @@ pub(super) async fn receive(
     }
 }
 
+/// Whether this cannot be the beginning of a target's PDU, and so comes from a server of another protocol: by its opcode
+/// (RFC 7143 section 11.2.1.2), or because it is text, where the fourth byte of a PDU is reserved, a status or a version.
+fn is_foreign(inbox: &[u8]) -> bool {
+    let is_targets = |opcode| matches!(opcode, 0x20..=0x26 | 0x31 | 0x32 | 0x3f);
+    let is_text = |bytes: &[u8; 4]| bytes.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    inbox.first().is_some_and(|byte| !is_targets(byte & 0x3f))
+        || inbox.first_chunk().is_some_and(is_text)
+}
+
+/// What is said of such a server.
+fn foreign(inbox: &[u8], portal: &Portal) -> Error {
+    let is_line = |byte: &&u8| matches!(**byte, b' '..=b'~');
+    let said: Vec<u8> = inbox.iter().take_while(is_line).take(40).copied().collect();
+    let answers = match String::from_utf8_lossy(&said) {
+        line if line.len() >= 4 => format!(": it answers \"{}\"", line.escape_debug()),
+        _ => String::new(),
+    };
+    Error::new(ErrorKind::Connect, format!("{portal} does not speak iSCSI{answers}"))
+        .with_hint("is this the SAN's portal? its port is 3260 where nobody has chosen another")
+}
+
 fn lost(error: &std::io::Error) -> LoginFailure {
     let message = format!("the connection broke during the login: {error}");
     LoginFailure::perhaps(Error::new(ErrorKind::Connect, message))
@@ -294,16 +322,17 @@ async fn connect(
     timeout: Duration,
     end: Instant,
 ) -> Result<TcpStream, LoginFailure> {
-    let failed = |why: String| {
-        LoginFailure::perhaps(Error::new(ErrorKind::Connect, format!("connect {portal}: {why}")))
+    let failure = |kind, why: String| {
+        LoginFailure::perhaps(Error::new(kind, format!("connect {portal}: {why}")))
     };
+    let failed = |why| failure(ErrorKind::Connect, why);
     let lookup = tokio::net::lookup_host((&*portal.host, portal.port));
     let addresses: Vec<SocketAddr> = match timeout_at(end, lookup).await {
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => return Err(failed(format!("the name does not resolve: {error}"))),
         Err(_) => return Err(failed("the name was not resolved in time".into())),
     };
-    let mut why = "the name has no address".to_owned();
+    let (mut kind, mut why) = (ErrorKind::Connect, "the name has no address".to_owned());
     let several = addresses.len() > 1;
     for address in addresses {
         let end = if several { end.min(Instant::now() + CONNECT_LIMIT) } else { end };
@@ -314,11 +343,13 @@ async fn connect(
                 })?;
                 return Ok(stream);
             }
-            Ok(Err(error)) => why = describe(&error),
-            Err(_) => why = "no answer".to_owned(),
+            Ok(Err(error)) if error.kind() != std::io::ErrorKind::TimedOut => {
+                (kind, why) = (ErrorKind::Connect, describe(&error));
+            }
+            Ok(Err(_)) | Err(_) => (kind, why) = (ErrorKind::NoAnswer, "no answer".to_owned()),
         }
     }
-    Err(failed(why))
+    Err(failure(kind, why))
 }
 
 fn describe(error: &std::io::Error) -> String {

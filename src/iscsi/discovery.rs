@@ -57,7 +57,8 @@ impl TargetRecord {
 /// A portal that does not answer is skipped with a warning while another one does.
 ///
 /// # Errors
-/// [`ErrorKind::Connect`], [`ErrorKind::Login`], [`ErrorKind::Timeout`], [`ErrorKind::Protocol`].
+/// [`ErrorKind::Connect`], [`ErrorKind::NoAnswer`], [`ErrorKind::Login`], [`ErrorKind::Timeout`],
+/// [`ErrorKind::Protocol`].
 pub async fn discover(portals: &[Portal], config: &Config) -> Result<Vec<TargetRecord>> {
     let mut all = Records::default();
     let mut failure = None;

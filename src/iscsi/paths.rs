@@ -20,7 +20,7 @@ use crate::scsi::{AccessState, Cdb, PortIds};
 use super::Portal;
 use super::driver::{Handle, LinkState, Request};
 use super::proto::MAX_TRIES;
-use super::routes::Routes;
+use super::routes::{Routes, is_of_the_way};
 use super::unit::{self, Found, Unit, UnitFacts};
 use super::watch::Watch;
 
@@ -261,7 +261,7 @@ impl Paths {
                     }
                     closed += 1;
                 }
-                ErrorKind::SessionLost | ErrorKind::Connect | ErrorKind::Login => {}
+                kind if is_of_the_way(kind) => {}
                 ErrorKind::Protocol => {
                     damaged += 1;
                     if damaged == MAX_TRIES {

@@ -214,6 +214,12 @@ impl Routes {
     }
 }
 
+/// Whether such a failure is one of the way to the target, so that another way may do.
+pub(super) fn is_of_the_way(kind: ErrorKind) -> bool {
+    use ErrorKind::{Connect, Login, NoAnswer, PathClosed, SessionLost};
+    matches!(kind, Connect | Login | NoAnswer | PathClosed | SessionLost)
+}
+
 /// Every critical section here leaves its data whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -13,7 +13,7 @@ use super::connect::{log_in_patiently, random_isid};
 use super::driver::{Driver, Handle};
 use super::paths::Paths;
 use super::proto::LoginTarget;
-use super::routes::Routes;
+use super::routes::{Routes, is_of_the_way};
 use super::unit::{self, Found};
 use super::watch::Watch;
 use super::{Config, Lun, Portal};
@@ -52,7 +52,7 @@ impl Session {
     /// Logs in to `target` through the first of `portals` that lets us, following redirects.
     ///
     /// # Errors
-    /// [`ErrorKind::Connect`], [`ErrorKind::Login`], [`ErrorKind::Timeout`], [`ErrorKind::Protocol`].
+    /// [`ErrorKind::Connect`], [`ErrorKind::NoAnswer`], [`ErrorKind::Login`], [`ErrorKind::Protocol`].
     pub async fn login(portals: &[Portal], target: &str, config: &Config) -> Result<Self> {
         let isid = random_isid()?;
         let login_target = LoginTarget::Normal(target.to_owned());
@@ -97,7 +97,6 @@ impl Session {
     where
         F: Future<Output = Result<T>>,
     {
-        use ErrorKind::{Connect, Login, PathClosed, SessionLost};
         let end = self.routes.first().deadline();
         let mut result = work(self.routes.any()).await;
         loop {
@@ -106,10 +105,7 @@ impl Session {
                     Err(error)
                         if self.routes.are_several()
                             && !self.routes.are_over()
-                            && matches!(
-                                error.kind(),
-                                PathClosed | SessionLost | Connect | Login
-                            )
+                            && is_of_the_way(error.kind())
                             && Instant::now() < end =>
                     {
                         tracing::debug!("{}: {error}: another path is tried", self.target);

@@ -148,6 +148,9 @@ fn a_portal_that_dies_takes_its_targets_only_and_they_come_back_with_it() {
     let expected = contents(&san.disks.source(1));
     assert!(fs::read_dir(tree.of("home-2026-11-20/dir1")).unwrap().count() > 0);
     assert!(fs::read_dir(tree.of("clean")).unwrap().count() > 0);
+    let late = san.tgtds[0].add_target("late");
+    tree.refresh();
+    wait_until("the new one is there", || tree.of("late").exists());
     san.stop_second();
     // What is read now needs the dead portal: an error within the bound, while the living one answers.
     let dead = digests(&tree.of("home-2026-11-20")).spawn().unwrap();
@@ -156,7 +159,11 @@ fn a_portal_that_dies_takes_its_targets_only_and_they_come_back_with_it() {
     assert!(!output.stderr.is_empty(), "{output:?}");
     // No line for a file that could not be read, and none that is wrong.
     assert!(text(&output).lines().all(|line| expected.lines().any(|known| known == line)));
+    // What the living one does not tell of any more goes all the same.
+    let tid = late.tid.to_string();
+    san.tgtds[0].admin(&["--op", "delete", "--mode", "target", "--tid", &tid]);
     tree.refresh();
+    wait_until("it is gone", || !tree.of("late").exists());
     assert!(fs::read_dir(tree.path()).unwrap().count() > 12, "a dead portal takes no names away");
     san.start_second();
     wait_until("its targets are back", || {

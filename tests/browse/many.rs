@@ -1,8 +1,8 @@
-//! A SAN with a thousand targets.
+//! A SAN with a thousand targets, and with odd ones.
 
 use std::fs;
 
-use snapbrowse_target::{Config, Disk, Lun, Server, Target};
+use snapbrowse_target::{Config, Disk, Fault, Lun, On, Rule, Server, Target};
 
 use crate::common::{Need, Snapbrowse, can_run, crashed_disk};
 use crate::san::Tree;
@@ -93,5 +93,26 @@ fn names_that_targets_give_themselves_are_safe_and_lead_to_them() {
     assert!(of(3)[0].starts_with("same~") && of(4)[0].starts_with("same~") && of(3) != of(4));
     assert!(of(5).is_empty() && of(6).is_empty(), "{links:?}");
     assert!(!links.iter().any(|(_, link)| link.starts_with('.')), "{links:?}");
+    tree.unmount();
+}
+
+#[test]
+fn a_login_that_nobody_answers_is_a_timeout_to_whoever_looks() {
+    if !can_run("a_login_that_nobody_answers_is_a_timeout_to_whoever_looks", NEEDS) {
+        return;
+    }
+    let targets = vec![Target::new("iqn.2026-01.test.tgt:silent")];
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let config = Config { targets, ..Config::default() };
+    let server = runtime.block_on(Server::start(config)).unwrap();
+    let portal = format!("iscsi://{}", server.portal());
+    let snapbrowse = Snapbrowse::new();
+    let tree = Tree::mount(&snapbrowse, &["--refresh", "1h", &portal]);
+    server.inject(Rule::new(On::Login, Fault::Mute).always());
+    let listing = fs::read_dir(tree.of("silent")).and_then(|mut entries| entries.next().unwrap());
+    let error = listing.unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::TIMEDOUT.raw_os_error()), "{error}");
+    let told = tree.status("silent")["last_error"].to_string();
+    assert!(told.contains("no answer to the login"), "{told}");
     tree.unmount();
 }

@@ -51,6 +51,26 @@ fn each_failure_has_its_code_and_one_line() {
 }
 
 #[test]
+fn a_port_of_another_protocol_is_11_and_says_so() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            stream.unwrap().write_all(b"SSH-2.0-OpenSSH_9.2p1\r\n").unwrap();
+        }
+    });
+    let snapbrowse = Snapbrowse::new();
+    let portal = format!("iscsi://127.0.0.1:{port}");
+    let target = format!("{portal}/iqn.2026-01.test:t/1");
+    let lines: [&[&str]; 2] = [&["discover", &portal], &["ls", &target]];
+    for arguments in lines {
+        let said = snapbrowse.fails(11, arguments);
+        let expected = format!("127.0.0.1:{port} does not speak iSCSI: it answers \"SSH-2.0");
+        assert!(said.contains(&expected), "{said}");
+    }
+}
+
+#[test]
 fn usage_errors_are_2_and_help_is_0() {
     let snapbrowse = Snapbrowse::new();
     for arguments in [

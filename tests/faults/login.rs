@@ -68,7 +68,7 @@ async fn a_login_that_is_never_answered_is_an_error_at_the_deadline() {
         let rig = Rig::new().await.timeout(SECOND);
         rig.server.inject(Rule::new(on, Fault::Mute).always());
         let error = rig.login().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+        assert_eq!(error.kind(), ErrorKind::NoAnswer, "{error}");
         assert!(error.to_string().contains("no answer"), "{error}");
     }
 }
@@ -102,6 +102,54 @@ async fn a_connection_that_ends_during_the_login() {
     rig.server.inject(Rule::new(On::Login, Fault::Close(Close::Reset)).times(2));
     assert_eq!(rig.read_all(&lun).await.unwrap(), right_digest());
     rig.bounded(session.logout()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_of_another_protocol_is_named_at_once() {
+    use tokio::io::AsyncWriteExt as _;
+    let answers: [(&[u8], &str); 6] = [
+        (b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n<html></html>", "HTTP/1.1 400 Bad Request"),
+        // Shorter than a PDU's header.
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n", "SSH-2.0-OpenSSH_9.2p1"),
+        // Begins like an asynchronous message.
+        (b"220 mail ESMTP\r\n", "220 mail ESMTP"),
+        (b"+OK\r\n", ""),
+        // A TLS alert; and nothing that anybody knows.
+        (&[0x15, 3, 3, 0, 2, 2, 40], ""),
+        (&[0x00; 48], ""),
+    ];
+    for (answer, quoted) in answers {
+        let rig = Rig::new().await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serve = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(answer).await.unwrap();
+                // It waits for more, as many do.
+                tokio::spawn(async move {
+                    let _ = stream.readable().await;
+                    std::future::pending::<()>().await;
+                });
+            }
+        };
+        let portals = [format!("127.0.0.1:{port}").parse().unwrap()];
+        let asked = async {
+            let login = Session::login(&portals, IQN, &rig.config).await.unwrap_err();
+            let discovery = snapbrowse::iscsi::discover(&portals, &rig.config).await.unwrap_err();
+            [login, discovery]
+        };
+        let errors = tokio::select! {
+            errors = tokio::time::timeout(SECOND, asked) => errors.expect("waited for more"),
+            () = serve => unreachable!(),
+        };
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+            let text = error.to_string();
+            assert!(text.contains(&format!("127.0.0.1:{port} does not speak iSCSI")), "{text}");
+            assert!(text.contains(quoted) && text.contains("3260"), "{text}");
+        }
+    }
 }
 
 async fn two_targets() -> (Rig, target::Server) {
