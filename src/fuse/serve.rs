@@ -21,6 +21,7 @@ use super::errno::{device_errno, errno, is_ordinary};
 use super::farewell::Farewell;
 use super::handles::Handles;
 use super::node;
+use super::rest::Rest;
 use super::view::{Full, Listing, SeekTo, View, Want};
 use crate::error::Error;
 use crate::fs::{FileReader, UNCHANGING};
@@ -44,6 +45,7 @@ pub(super) struct Server {
     files: Arc<Handles<dyn FileReader>>,
     directories: Arc<Handles<Listing>>,
     watch: Arc<Watch>,
+    rest: Rest,
     runtime: Handle,
     kernel_checks_permissions: bool,
     farewell: Farewell,
@@ -61,6 +63,7 @@ impl Server {
             files: Arc::default(),
             directories: Arc::default(),
             watch: Arc::default(),
+            rest: Rest::default(),
             runtime,
             kernel_checks_permissions,
             farewell,
@@ -79,6 +82,9 @@ impl Server {
         }));
         if let Ok(Poll::Pending) = poll {
             self.runtime.spawn(work);
+            self.rest.handed_on();
+        } else {
+            self.rest.answered();
         }
     }
 }
@@ -129,9 +135,10 @@ async fn settle(checked: Option<u32>, view: &View, dir: INodeNo) -> Result<(), E
 
 impl fuser::Filesystem for Server {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Not FUSE_READDIRPLUS_AUTO: by that the kernel takes attributes with the first reply of a listing only, if nothing
+        // is looked at before the last, and asks for those of all other entries one by one. Their inodes are read anyway.
         let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_CACHE_SYMLINKS;
         if self.kernel_checks_permissions {
