@@ -17,7 +17,7 @@ struct Zeros;
 
 impl BlockSource for Zeros {
     fn len(&self) -> u64 {
-        1 << 30
+        1 << 40
     }
 
     fn block_size(&self) -> u32 {
@@ -46,6 +46,21 @@ fn cache_hit(criterion: &mut Criterion) {
             });
         });
     }
+}
+
+/// Reads of blocks that no cache has, while what was read before makes room: everything that a miss costs but the wire.
+fn cache_miss(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let cache = runtime.block_on(async { CachePool::new(64 << 20).cache(Arc::new(Zeros)) });
+    let mut block = 0;
+    criterion.bench_function("cache miss, 4 KiB", |bencher| {
+        bencher.iter(|| {
+            block += 1;
+            // Far apart, and never the same: each has its own line.
+            let offset = block * 7919 % (1 << 24) * (64 << 10);
+            runtime.block_on(cache.read_at(black_box(offset), 4096)).unwrap()
+        });
+    });
 }
 
 fn superblock() -> Superblock {
@@ -119,5 +134,5 @@ fn pdus(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, cache_hit, extents, directory, pdus);
+criterion_group!(benches, cache_hit, cache_miss, extents, directory, pdus);
 criterion_main!(benches);

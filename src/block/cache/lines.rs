@@ -230,13 +230,11 @@ impl Lines {
         self.small.lines.peek(&key)
     }
 
-    /// A stream has read `range` while it was coming in.
+    /// A stream has read `range` by a large read while it was coming in.
     pub(super) fn stream_past(&mut self, device: u32, range: Range<u64>) {
-        if Class::of(range.end - range.start) == Class::Large {
-            for (line, part) in split(range) {
-                if part.end as u64 == LINE {
-                    self.pass((device, line));
-                }
+        for (line, part) in split(range) {
+            if part.end as u64 == LINE {
+                self.pass((device, line));
             }
         }
     }
@@ -284,8 +282,8 @@ impl Lines {
                         self.small.release(few);
                     }
                 }
-                let is_small = self.small.lines.contains(&key)
-                    || class == Class::Small && !self.large.lines.contains(&key);
+                let is_small = class == Class::Small && !self.large.lines.contains(&key)
+                    || self.small.lines.contains(&key);
                 if !is_small {
                     self.large.fill(key, part, start, &buffer);
                 } else if part.len() == bytes.len() {

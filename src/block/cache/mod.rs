@@ -161,19 +161,26 @@ impl State {
         for range in ranges {
             let class = Class::of(range.end - range.start);
             for missing in self.lines.missing(device.number, device.pages(range)) {
-                for range in self.flights.not_flying(device.number, missing) {
-                    wanted.push(Wanted { range, class });
-                }
+                wanted.push(Wanted { range: missing, class });
             }
         }
+        self.not_coming(device, wanted)
+    }
+
+    /// What of the missing ranges is not coming, as reads to be begun.
+    fn not_coming(&self, device: &Device, missing: SmallVec<[Wanted; 4]>) -> SmallVec<[Wanted; 4]> {
+        let not_flying = |wanted: SmallVec<[Wanted; 4]>| -> SmallVec<[Wanted; 4]> {
+            let parts = wanted.into_iter().flat_map(|Wanted { range, class }| {
+                let parts = self.flights.not_flying(device.number, range);
+                parts.into_iter().map(move |range| Wanted { range, class })
+            });
+            parts.collect()
+        };
+        let wanted = not_flying(missing);
+        let several = wanted.len() > 1;
+        let reads = coalesce(wanted);
         // Coalescing may close a gap over a read under way: then leave that one out again.
-        let mut reads = SmallVec::new();
-        for Wanted { range, class } in coalesce(wanted) {
-            for range in self.flights.not_flying(device.number, range) {
-                reads.push(Wanted { range, class });
-            }
-        }
-        reads
+        if several { not_flying(reads) } else { reads }
     }
 
     /// Begins hints that have waited, as far as there is room.
@@ -201,22 +208,27 @@ impl Device {
     fn gather(self: &Arc<Self>, range: Range<u64>) -> SmallVec<[(u64, Part); 4]> {
         let mut departures = Departures::default();
         let mut parts = SmallVec::new();
+        let class = Class::of(range.end - range.start);
         let mut guard = self.shared.lock();
         let state = &mut *guard;
         state.stats.misses += 1;
-        let missing = state.lines.missing(self.number, range.clone());
+        let missing = state.lines.missing(self.number, self.pages(range.clone()));
+        let gaps = missing.iter().map(|gap| gap.start.max(range.start)..gap.end.min(range.end));
+        let gaps: SmallVec<[Range<u64>; 4]> = gaps.filter(|gap| gap.start < gap.end).collect();
         // First what is here, because making room for a read may evict it.
         let mut at = range.start;
-        for gap in missing.iter().cloned().chain([range.end..range.end]) {
-            parts.extend(
-                state.lines.get(self.number, at..gap.start).map(|here| (at, Part::Here(here))),
-            );
+        for gap in gaps.iter().cloned().chain([range.end..range.end]) {
+            if at < gap.start {
+                let here = state.lines.get(self.number, at..gap.start);
+                parts.extend(here.map(|here| (at, Part::Here(here))));
+            }
             at = gap.end;
         }
-        for wanted in state.to_read(self, std::iter::once(range)) {
+        let wanted = missing.into_iter().map(|range| Wanted { range, class }).collect();
+        for wanted in state.not_coming(self, wanted) {
             state.begin(self, wanted, false, &mut departures);
         }
-        for gap in missing {
+        for gap in gaps {
             for flight in state.flights.over(self.number, &gap) {
                 let part =
                     flight.wanted.range.start.max(gap.start)..flight.wanted.range.end.min(gap.end);
@@ -350,10 +362,11 @@ impl BlockSource for Cache {
                     }
                 }
             }
-            let mut state = self.device.shared.lock();
-            state.lines.stream_past(self.device.number, range);
-            state.make_room(self.device.shared.budget);
-            drop(state);
+            if Class::of(len as u64) == Class::Large {
+                let mut state = self.device.shared.lock();
+                state.lines.stream_past(self.device.number, range);
+                state.make_room(self.device.shared.budget);
+            }
             if answer.len() != len {
                 let have = answer.len();
                 return Err(Error::new(
