@@ -5,8 +5,9 @@
 //! ```
 //!
 //! A request is polled once in the session thread that read it: what the caches hold is answered there, and only
-//! what has to wait moves to the runtime; while all requests do, one of the session threads rests. Nothing here waits on its own or tries again: every bound is the iSCSI
-//! session's, and a request that fails there is answered at once.
+//! what has to wait moves to the runtime; while all requests do, one of the session threads rests. Nothing here
+//! waits on its own or tries again: every bound is the iSCSI session's, and a request that fails there is answered at
+//! once.
 
 mod errno;
 mod farewell;
