@@ -45,7 +45,13 @@ enum Helper {
     ServeEmpty { mountpoint: PathBuf, image: Option<PathBuf> },
     /// Reads 4 KiB at random places in 16 threads and prints how many per second
     #[command(hide = true)]
-    ReadAtRandom { file: PathBuf, seconds: f64 },
+    ReadAtRandom {
+        file: PathBuf,
+        seconds: f64,
+        /// No place twice
+        #[arg(long)]
+        once: bool,
+    },
     /// The same by the library, from a file in an image
     #[command(hide = true)]
     ReadImage { image: PathBuf, file: String, seconds: f64 },
@@ -65,7 +71,7 @@ fn main() -> Result<()> {
         Some(Helper::ServeEmpty { mountpoint, image }) => {
             empty::serve(&mountpoint, image.as_deref())
         }
-        Some(Helper::ReadAtRandom { file, seconds }) => random::read(&file, seconds),
+        Some(Helper::ReadAtRandom { file, seconds, once }) => random::read(&file, seconds, once),
         Some(Helper::ReadImage { image, file, seconds }) => {
             random::read_image(&image, &file, seconds)
         }

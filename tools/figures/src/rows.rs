@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::images::{BIG, DEEP, EXT3, EXT4, FILES, Recipe, SPARSE, disk};
 use crate::mounts::Mounted;
@@ -145,17 +145,35 @@ impl Bench {
     fn random(&self) -> Result<Line> {
         let tgtd = self.served(EXT4)?;
         let mut line = Line::new("random 4 KiB, 16 readers, FUSE", "reads/s");
+        let (mut wire, mut empty, mut once) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.runs {
             let mounted = Mounted::ours(&self.binary, &tgtd.url())?;
             line.add("mount", read_at_random(true, &mounted.path().join("big.bin"))?);
             line.notes = vec![format!("{} MiB", mounted.cost()?.peak >> 20)];
             drop(mounted);
-            let (figure, _) = iscsi_perf(&tgtd, &["-r", "-m", "16", "-b", "8"])?;
+            let before = cpu_time(tgtd.daemon.id())?;
+            let (figure, cost) = iscsi_perf(&tgtd, &["-r", "-m", "16", "-b", "8"])?;
+            let cpu = cost.cpu + (cpu_time(tgtd.daemon.id())? - before);
             line.add("iscsi-perf -r", figure * 256.0);
+            wire.push(per_read(cpu, figure * 256.0 * cost.wall.as_secs_f64()));
+            let mounted = Mounted::ours(&self.binary, &tgtd.url())?;
+            once.push(read_once(true, &mounted.path().join("big.bin"))?.0);
+            drop(mounted);
             let mounted = Mounted::qemu(&tgtd)?;
             let peer = read_at_random(false, &mounted.path().join("big.bin"))?;
             line.add("qemu-storage-daemon + fuse2fs", peer);
+            drop(mounted);
+            let mounted = Mounted::empty(None)?;
+            let (figure, cost) = read_once(false, &mounted.path().join("file"))?;
+            let cpu = cost.cpu + mounted.cost()?.cpu;
+            empty.push(per_read(cpu, figure * cost.wall.as_secs_f64()));
         }
+        let (wire, empty, once) = (median(&wire), median(&empty), median(&once));
+        let ceiling = 2e6 / (wire + empty);
+        line.note(format!(
+            "no place twice: {once:.0}; of such reads two cores allow {ceiling:.0} ({wire:.1} + {empty:.1} us CPU each): {:.2}",
+            once / ceiling
+        ));
         Ok(line)
     }
 
@@ -342,11 +360,26 @@ fn find(mut command: Command, directory: &Path) -> Result<Cost> {
 }
 
 fn read_at_random(user: bool, file: &Path) -> Result<f64> {
+    Ok(random_readers(user, file, &[])?.0)
+}
+
+/// The same without a place that the page cache knows, and what the readers cost.
+fn read_once(user: bool, file: &Path) -> Result<(f64, Cost)> {
+    random_readers(user, file, &["--once"])
+}
+
+fn random_readers(user: bool, file: &Path, arguments: &[&str]) -> Result<(f64, Cost)> {
+    let output = tempfile::NamedTempFile::new()?;
     let program = std::env::current_exe()?;
     let mut command = command(user, program.to_str().context("a path in UTF-8")?);
-    let output = command.arg("read-at-random").arg(file).arg(SECONDS).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+    command.arg("read-at-random").arg(file).arg(SECONDS).args(arguments);
+    let cost = measure(command.stdout(output.reopen()?))?;
+    Ok((std::fs::read_to_string(output.path())?.trim().parse()?, cost))
+}
+
+/// Microseconds of CPU for each of so many reads.
+fn per_read(cpu: Duration, reads: f64) -> f64 {
+    cpu.as_secs_f64() * 1e6 / reads
 }
 
 /// MiB/s as `iscsi-perf` says them itself, and what the process cost.
