@@ -264,7 +264,7 @@ fn a_log_larger_than_the_device_is_not_mapped() {
     if !can_run("a_log_larger_than_the_device_is_not_mapped", NEEDS) {
         return;
     }
-    let image = Damaged::new(&["-t", "ext3"]);
+    let image = Damaged::new(&["-t", "ext4", "-O", "^metadata_csum,^64bit"]);
     image.set("sif <8> size 0x1ffffffc00");
     image.claim_2_tib();
     // No copy of the journal's place.
@@ -355,6 +355,29 @@ fn a_damaged_inode_is_named_and_its_neighbours_stay() {
         let ino = fs.lookup(many, b"entry-00778").await.unwrap();
         fs.getattr(ino).await.unwrap();
     });
+}
+
+#[test]
+fn a_size_that_no_map_can_hold_is_damage() {
+    if !can_run("a_size_that_no_map_can_hold_is_damage", NEEDS) {
+        return;
+    }
+    // Three levels of 256 pointers each; numbers of 32 bits.
+    let indirect = (12 + 256 + 256 * 256 + 256 * 256 * 256) * 1024;
+    let extents = ((1_u64 << 32) - 1) * 1024;
+    for (mke2fs, most) in [(&["-t", "ext3"][..], indirect), (CHECKSUMS, extents)] {
+        let image = Damaged::new(mke2fs);
+        for (size, sound) in [(most, true), (most + 1, false), (1 << 63, false)] {
+            image.set(&format!("set_inode_field /large size {size}"));
+            wait(async {
+                let fs = image.open().await.unwrap();
+                let ino = fs.lookup(fs.root(), b"large").await.unwrap();
+                let found = fs.getattr(ino).await;
+                let found = found.map(|attr| attr.size).map_err(|error| error.kind());
+                assert_eq!(found, if sound { Ok(size) } else { Err(ErrorKind::Corrupt) }, "{size}");
+            });
+        }
+    }
 }
 
 #[test]

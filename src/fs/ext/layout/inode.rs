@@ -137,8 +137,8 @@ impl Inode {
             file_type == FileType::Regular || sb.features.incompat.contains(Incompat::LARGEDIR);
         let size = u64::from(raw.i_size_lo.get())
             | if large { u64::from(raw.i_size_high.get()) << 32 } else { 0 };
-        if i64::try_from(size).is_err() {
-            return Err(corrupt(format!("size {size}")));
+        if size > max_size(sb, flags) {
+            return Err(corrupt(format!("size {size}, more than its map can hold")));
         }
         // Where Linux has them, whoever made the file system: the kernel asks the creator for nothing else either.
         let (uid_high, gid_high) =
@@ -282,6 +282,18 @@ impl Inode {
     pub fn weight(&self) -> usize {
         size_of::<Self>() + self.tail.len()
     }
+}
+
+/// The end of what a map can hold: 32-bit block numbers, or three levels of indirect blocks (kernel: `ext4_get_maxbytes`).
+fn max_size(sb: &Superblock, flags: Flags) -> u64 {
+    const NUMBERS: u64 = (1 << 32) - 1;
+    let pointers = u64::from(sb.block_size / 4);
+    let blocks = match flags.contains(Flags::EXTENTS) {
+        true => NUMBERS,
+        // At most 2^14 pointers a block.
+        false => NUMBERS.min(12 + pointers + pointers.pow(2) + pointers.pow(3)),
+    };
+    blocks * u64::from(sb.block_size)
 }
 
 /// How many bytes of fields follow the first 128 (`i_extra_isize`).
