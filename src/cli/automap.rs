@@ -18,6 +18,7 @@ use super::context::Context;
 use super::exit::Exit;
 use super::initiator::check_name;
 use super::output::Output;
+use super::presenting::Presenter;
 use super::source::portals;
 use super::tally::Tally;
 
@@ -39,7 +40,7 @@ A program map's keys are not listed. Those of a file are, with the option browse
   /iscsiauto /etc/auto.iscsi.map browse
 
 The portals come from open-iscsi's node database (/etc/iscsi/nodes) where that knows the target, else from those of
-the configuration that report it. The reason of a failure goes to the system's log too.
+the configuration that report it. --all prints what the list hook prints, too. The reason of a failure goes to the system's log too.
 
 Examples:
   snapbrowse automap iqn.2001-05.com.example:snap-2026-11-20
@@ -125,7 +126,7 @@ fn told(answers: &[Answer], target: &Name) -> Option<Entry> {
     Some(Entry::new(target, first.url.user.as_deref(), portals))
 }
 
-/// Every target that open-iscsi knows or a portal tells of, with what failed named at the end.
+/// Every target that open-iscsi knows, a portal tells of or hooks could present, with what failed named at the end.
 async fn all(context: &Context, by_alias: bool) -> Result<Exit> {
     let settings = &context.settings;
     let nodes = settings.nodes();
@@ -139,7 +140,9 @@ async fn all(context: &Context, by_alias: bool) -> Result<Exit> {
     }
     // Without portals in the configuration, what open-iscsi knows is the whole answer.
     if entries.is_empty() || !settings.config.portals.is_empty() {
-        let answers = ask(context, &settings.portals(&[])?).await?;
+        let urls = settings.portals(&[])?;
+        let (answers, presentable) = tokio::join!(ask(context, &urls), presentable(context, &urls));
+        let answers = answers?;
         for answer in &answers {
             let Ok(records) = answer.result.as_ref().inspect_err(|error| tally.failed(error))
             else {
@@ -155,6 +158,16 @@ async fn all(context: &Context, by_alias: bool) -> Result<Exit> {
                     Err(error) => tracing::warn!("left out: {error}"),
                 }
             }
+        }
+        match presentable {
+            Ok(targets) => {
+                for target in targets {
+                    let portals = urls.iter().flat_map(|url| url.portals.clone());
+                    let entry = || Entry::new(&target, urls[0].user.as_deref(), portals);
+                    entries.entry(target.0.clone()).or_insert_with(entry);
+                }
+            }
+            Err(error) => tally.failed(&error),
         }
     }
     let mut names = BTreeMap::new();
@@ -174,6 +187,18 @@ async fn all(context: &Context, by_alias: bool) -> Result<Exit> {
     }
     out.flush()?;
     Ok(tally.exit())
+}
+
+/// The targets that hooks could present, whichever portal will have them then.
+async fn presentable(context: &Context, urls: &[IscsiUrl]) -> Result<Vec<Name>> {
+    let hooks = &context.settings.config.hooks;
+    let (Some(_), Some(url)) = (&hooks.list, urls.first()) else { return Ok(Vec::new()) };
+    let Some(presenter) = Presenter::new(hooks)? else { return Ok(Vec::new()) };
+    let names = presenter.list(&url.portals, &context.settings.login(url)?).await?;
+    let named = names.iter().map(|name| Name::new(OsStr::new(name)));
+    let good =
+        |name: Result<Name>| name.inspect_err(|error| tracing::warn!("left out: {error}")).ok();
+    Ok(named.filter_map(good).collect())
 }
 
 /// What one portal said.

@@ -50,7 +50,7 @@ pub struct Snapshot {
     pub target: String,
     /// `SNAPBROWSE_PORTAL`, as `host:port`.
     pub portal: String,
-    /// `SNAPBROWSE_LUN`; empty where all LUNs of the target are meant.
+    /// `SNAPBROWSE_LUN`; empty where all LUNs of the target are meant, and so always without [`Commands::per_lun`].
     pub lun: Option<u64>,
     /// `SNAPBROWSE_INITIATOR`, the name that the SAN has to let in.
     pub initiator: String,
@@ -83,14 +83,17 @@ impl Hooks {
     /// [`ErrorKind::Usage`] where it cannot be started; it has been revoked then.
     pub async fn present(&self, snapshot: &Snapshot) -> Result<Option<Presented>> {
         let Commands { present, revoke, limit, per_lun, .. } = &self.commands;
+        // A target that is presented with all its LUNs is so for whoever comes later with another one, too.
+        let lun = snapshot.lun.filter(|_| *per_lun);
+        let snapshot = &Snapshot { lun, ..snapshot.clone() };
         let Some(revoke) = revoke else {
             self.run_present(present.as_ref(), snapshot, None).await?;
             return Ok(None);
         };
         let record = Record { snapshot: snapshot.clone(), revoke: revoke.clone(), limit: *limit };
         let key = match snapshot.lun {
-            Some(lun) if *per_lun => format!("{} {lun}", snapshot.target),
-            _ => snapshot.target.clone(),
+            Some(lun) => format!("{} {lun}", snapshot.target),
+            None => snapshot.target.clone(),
         };
         // Others may be presenting it, and before that revoking it.
         let until = Instant::now() + *limit * 2 + LOOK_AGAIN;

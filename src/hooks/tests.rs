@@ -87,7 +87,7 @@ async fn a_hook_knows_what_it_is_called_for_and_has_no_input() {
     let expected = [
         "SNAPBROWSE_HOOK=present",
         "SNAPBROWSE_INITIATOR=iqn.2026-01.test:us",
-        "SNAPBROWSE_LUN=3",
+        "SNAPBROWSE_LUN=",
         "SNAPBROWSE_PORTAL=192.0.2.1:3260",
         "SNAPBROWSE_TARGET=iqn.2026-01.test:snap",
     ];
@@ -274,14 +274,21 @@ async fn records_that_others_can_write_are_not_run() {
 
 #[tokio::test]
 async fn luns_are_presented_together_or_each_on_its_own() {
-    for (per_lun, presented) in [(false, 1), (true, 2)] {
+    for (per_lun, presented) in [(false, &[""][..]), (true, &["1", "2"])] {
         let place = Place::new();
-        let mut hooks = place.hooks("", "");
+        let mut hooks =
+            place.hooks("echo \"$SNAPBROWSE_LUN\" >>luns", "echo \"$SNAPBROWSE_LUN\" >>revoked");
         hooks.commands.per_lun = per_lun;
         for lun in [1, 2] {
             hooks.present(&Snapshot { lun: Some(lun), ..snapshot() }).await.unwrap();
         }
-        assert_eq!(place.log().len(), presented);
+        assert!(hooks.revoke_all().await.is_empty());
+        for file in ["luns", "revoked"] {
+            let luns = fs::read_to_string(place.path().join(file)).unwrap();
+            let mut luns: Vec<_> = luns.lines().collect();
+            luns.sort_unstable();
+            assert_eq!(luns, presented, "{file}");
+        }
     }
 }
 

@@ -43,7 +43,8 @@ pub enum Content {
 /// A named part of a device.
 #[derive(Clone)]
 pub struct Volume {
-    /// `p1`, `p2`, ... as the kernel numbers partitions; `whole` without a table; `vg/lv` for a logical volume.
+    /// `p1`, `p2`, ... as the kernel numbers partitions; `whole` without a table; `vg/lv` for a logical volume, `vg~2/lv`
+    /// where a partition or another group has the group's name. No two have the same, nor one that begins another's path.
     pub name: String,
     /// Where it lies on the device, in bytes; `None` for a logical volume, which lies in pieces.
     pub range: Option<Range<u64>>,
@@ -136,7 +137,8 @@ async fn with_logical_volumes(mut scan: Scan) -> Result<Scan> {
         .filter(|volume| volume.content == Content::PhysicalVolume)
         .map(|volume| (volume.name.clone(), Arc::clone(&volume.source)))
         .collect();
-    let found = lvm::assemble(physical).await;
+    let taken = scan.volumes.iter().map(|volume| volume.name.clone());
+    let found = lvm::assemble(physical, taken).await;
     scan.warnings.extend(found.warnings);
     for (name, source) in found.volumes {
         scan.volumes.push(Volume {

@@ -156,3 +156,28 @@ fn a_whole_map_has_what_open_iscsi_and_the_portals_know_and_names_a_portal_that_
         assert!(err.contains(&silent.to_string()), "{err}");
     }
 }
+
+#[test]
+fn a_whole_map_has_what_the_list_hook_prints() {
+    if !can_run("a_whole_map_has_what_the_list_hook_prints", &[Need::Program("tgtd")]) {
+        return;
+    }
+    let mut tgtd = Tgtd::start();
+    let shown = tgtd.add_target("shown").iqn;
+    let address = tgtd.address();
+    // One that a portal tells of as well, one that nobody knows yet, and one that is no name.
+    let list = |end: &str| {
+        let names = format!("echo {shown}; echo iqn.2026-01.test.tgt:yet; echo iqn.x,y; {end}");
+        let hooks = format!("[hooks]\npresent = ['true']\nlist = ['sh', '-c', '{names}']\n");
+        configured(&format!("portals = ['{address}']\n{hooks}"))
+    };
+    let line = |iqn: &str| format!("{iqn} {}", entry(&format!("iscsi://{address}/{iqn}")));
+    let both = [line(&shown), line("iqn.2026-01.test.tgt:yet")].concat();
+    let (code, out, err) = text(&list("true").output(["automap", "--all"]));
+    assert_eq!((code, out), (Some(0), both), "{err}");
+    assert!(err.contains("left out") && err.contains("iqn.x,y"), "{err}");
+    // A hook that fails takes nothing else away, and is named.
+    let (code, out, err) = text(&list("exit 7").output(["automap", "--all"]));
+    assert_eq!((code, out), (Some(3), line(&shown)), "{err}");
+    assert!(err.contains("list hook") && err.contains("exit code 7"), "{err}");
+}

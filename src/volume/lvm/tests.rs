@@ -9,7 +9,7 @@ use crate::block::{self, BlockSource, ImageFile, Slice};
 use crate::error::ErrorKind;
 
 use super::group::{PhysicalVolumes, VolumeGroup};
-use super::{Found, assemble};
+use super::{Found, assemble, free_name};
 
 const PART: u64 = 22 << 20;
 const PARTS: [u64; 2] = [2048 * 512, 47104 * 512];
@@ -44,7 +44,7 @@ fn numbers() -> String {
 
 #[tokio::test]
 async fn volumes_are_put_together_as_lvm2_says() {
-    let found = assemble(parts(&disk())).await;
+    let found = assemble(parts(&disk()), []).await;
     assert_eq!(found.warnings, [""; 0]);
     let names: Vec<_> = found.volumes.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["vg0/linear", "vg0/striped"]);
@@ -68,6 +68,18 @@ async fn volumes_are_put_together_as_lvm2_says() {
     }
 }
 
+#[tokio::test]
+async fn a_group_that_has_the_name_of_a_partition_gets_another_one() {
+    let found = assemble(parts(&disk()), ["p1", "vg0", "vg0~2"].map(str::to_owned)).await;
+    let names: Vec<_> = found.volumes.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["vg0~3/linear", "vg0~3/striped"]);
+    assert!(found.warnings[0].contains("vg0 is shown as vg0~3"), "{:?}", found.warnings);
+    // Two of one name, as a copy of a disk beside it makes them.
+    let mut taken = std::collections::HashSet::from(["p1".to_owned()]);
+    let names = ["p1", "vg", "vg"].map(|name| free_name(name, &mut taken));
+    assert_eq!(names, ["p1~2", "vg", "vg~2"]);
+}
+
 /// mke2fs lays the file out in one run here, so its bytes stand in the image as they are.
 fn memchr_all(image: &[u8], contents: &[u8]) -> bool {
     image.chunks_exact(1024).zip(0..).filter(|(block, _)| *block == &contents[..1024]).any(
@@ -87,7 +99,7 @@ fn memchr_all(image: &[u8], contents: &[u8]) -> bool {
 async fn a_volume_on_a_missing_disk_is_named_and_the_others_are_read() {
     let mut parts = parts(&disk());
     parts.truncate(1);
-    let found = assemble(parts).await;
+    let found = assemble(parts, []).await;
     assert_eq!(found.volumes.len(), 1);
     assert_eq!(found.volumes[0].0, "vg0/linear");
     assert_eq!(found.warnings.len(), 1);
@@ -103,7 +115,7 @@ async fn one_damaged_metadata_text_is_replaced_by_the_copy_on_the_other_disk() {
     let mut disk = disk();
     // Every text of the first disk's ring: behind its header at 4 KiB.
     disk[PARTS[0] as usize + 4096 + 512..][..64 << 10].fill(b'x');
-    let found = assemble(parts(&disk)).await;
+    let found = assemble(parts(&disk), []).await;
     assert_eq!(found.volumes.len(), 2, "{:?}", found.warnings);
     assert_eq!(found.warnings.len(), 1);
     assert!(found.warnings[0].contains("the text's checksum is wrong"), "{:?}", found.warnings);
@@ -116,7 +128,7 @@ async fn a_flipped_byte_in_label_or_area_header_is_noticed() {
         for part in PARTS {
             disk[part as usize + at] ^= 1;
         }
-        let found = assemble(parts(&disk)).await;
+        let found = assemble(parts(&disk), []).await;
         assert!(found.volumes.is_empty());
         assert_eq!(found.warnings.len(), 2, "{:?}", found.warnings);
         assert!(
