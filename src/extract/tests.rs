@@ -161,7 +161,7 @@ async fn the_root_means_what_is_in_it() {
     let mut image = MemoryFs::new();
     image.file("/a", b"a");
     image.file("/d/b", b"b");
-    for path in ["/", "", "/d/..", "."] {
+    for path in ["/", "/d/..", "."] {
         let world = World::new();
         let before = fs::metadata(world.to("")).unwrap().permissions();
         world.extract(&image, &[path]).await.failed_with(&[]);

@@ -27,6 +27,11 @@ pub enum LastLink {
 /// # Errors
 /// [`ErrorKind::NotFound`], [`ErrorKind::NotDir`], [`ErrorKind::Loop`], and those of the file system.
 pub async fn resolve(filesystem: &dyn Filesystem, path: &[u8], last: LastLink) -> Result<Attr> {
+    // As path_resolution(7) says. A script's variable that is not set must not stand for the whole volume.
+    if path.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "an empty path names nothing")
+            .with_hint("the root directory is /"));
+    }
     let named = |error: Error| error.context(String::from_utf8_lossy(path));
     walk(filesystem, path, last).await.map_err(named)
 }
@@ -154,12 +159,12 @@ mod tests {
         assert_eq!(size("/etc/dir", LastLink::Keep).await.unwrap().0, FileType::Symlink);
         assert_eq!(size("/etc/dir/", LastLink::Keep).await.unwrap().0, FileType::Directory);
         assert_eq!(size("/", LastLink::Keep).await.unwrap().0, FileType::Directory);
-        assert_eq!(size("", LastLink::Follow).await.unwrap().0, FileType::Directory);
     }
 
     #[tokio::test]
     async fn paths_that_lead_nowhere() {
         for (path, kind) in [
+            ("", ErrorKind::NotFound),
             ("/etc/bar", ErrorKind::NotFound),
             ("/nowhere/foo", ErrorKind::NotFound),
             ("/etc/none", ErrorKind::NotFound),
