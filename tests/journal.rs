@@ -6,6 +6,7 @@ mod common;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -310,6 +311,37 @@ fn journals_on_a_device_of_their_own() {
         let report = dirty.assert_as_e2fsck();
         assert_eq!((report.transactions, report.revokes), (2, 3), "{open}: {report:?}");
     }
+}
+
+#[test]
+fn sequence_numbers_start_again_at_nothing() {
+    if !can_run("sequence_numbers_start_again_at_nothing", DEBUGFS) {
+        return;
+    }
+    let mke2fs_arguments = ["-t", "ext4", "-b", "1024", "-O", "^metadata_csum", "-J", "size=1"];
+    let first: u32 = u32::MAX - 1;
+    let dirty = Dirty::new(|image| {
+        mke2fs(image, &mke2fs_arguments);
+        let debugfs = |requests: &[&str]| {
+            let file = image.with_extension("requests");
+            fs::write(&file, requests.join("\n")).unwrap();
+            run("debugfs", &["-w", "-f", file.to_str().unwrap(), image.to_str().unwrap()])
+        };
+        let told = String::from_utf8(debugfs(&["bmap <8> 0"])).unwrap();
+        let superblock: u64 = told.lines().last().unwrap().trim().parse().unwrap();
+        let device = File::options().write(true).open(image).unwrap();
+        // s_sequence.
+        device.write_all_at(&first.to_be_bytes(), superblock * 1024 + 0x18).unwrap();
+        let random = image.with_extension("random");
+        fs::write(&random, [7; 8 << 10]).unwrap();
+        let write = |blocks: &str| format!("jw -b {blocks} {}", random.display());
+        let writes = ["40000-40004", "40001,40010", "40003,40020-40022"].map(write);
+        let [one, two, three] = writes.each_ref().map(String::as_str);
+        debugfs(&["jo", one, "jw -r 40002", two, three, "jc"]);
+    });
+    let report = dirty.assert_as_e2fsck();
+    assert_eq!((report.first_sequence, report.transactions), (first, 4), "{report:?}");
+    assert_eq!(report.revokes, 1);
 }
 
 #[test]

@@ -478,3 +478,32 @@ fn a_journal_inode_that_is_damaged_is_replaced_by_the_superblocks_copy() {
         before.assert_same(&manifest(&fs).await, Aspects::All, name);
     });
 }
+
+#[test]
+fn a_damaged_journal_that_is_needed_can_be_left_aside() {
+    if !can_run("a_damaged_journal_that_is_needed_can_be_left_aside", NEEDS) {
+        return;
+    }
+    let image = Damaged::new(CHECKSUMS);
+    let before = wait(async { manifest(&image.open().await.unwrap()).await });
+    image.set("feature needs_recovery");
+    let superblock = image.block_of("<8>", 0) * 1024;
+    // First its block size, then its magic too.
+    for at in [0x0C, 0] {
+        image.write(superblock + at, &[0x55; 4]);
+        wait(async {
+            let opened = async |journal| {
+                open(&image.image(), 0, Options { journal, ..Options::default() }).await
+            };
+            for mode in [JournalMode::Replay, JournalMode::RequireClean] {
+                let error = opened(mode).await.err().unwrap();
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+                assert!(error.message().contains("journal superblock"), "{error}");
+                assert!(error.hint().unwrap().contains("--journal ignore"), "{error}");
+            }
+            let fs = opened(JournalMode::Ignore).await.unwrap();
+            before.assert_same(&manifest(&fs).await, Aspects::All, "left aside");
+            assert!(fs.summary().journal.warnings[0].contains("not played back"));
+        });
+    }
+}
