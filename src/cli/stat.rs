@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fs::{FileType, Filesystem, LastLink, resolve};
 
 use super::args::SourceArg;
@@ -55,13 +55,14 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
         for path in args.paths {
             let path = path.into_vec();
             match look(&*opened.filesystem, path, last).await {
-                Ok((entry, xattrs)) => {
+                Ok((entry, xattrs, unread)) => {
                     if context.settings.json {
                         out.json_line(&to_json(&entry, &xattrs))?;
                     } else {
                         show(&mut out, &entry, &xattrs)?;
                     }
                     tally.done();
+                    unread.iter().for_each(|error| tally.failed(error));
                 }
                 Err(error) => tally.failed(&error),
             }
@@ -72,24 +73,30 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<Exit> {
     .await
 }
 
+/// What can be shown of a file, and why some of its attributes cannot.
 async fn look(
     filesystem: &dyn Filesystem,
     path: Vec<u8>,
     last: LastLink,
-) -> Result<(Entry, Xattrs)> {
+) -> Result<(Entry, Xattrs, Vec<Error>)> {
     let attr = resolve(filesystem, &path, last).await?;
     let ino = attr.ino;
-    let read = async {
-        let entry = Entry::read(filesystem, path.clone(), attr).await?;
-        let mut xattrs = Vec::new();
-        for name in filesystem.listxattr(ino).await? {
-            let value = filesystem.getxattr(ino, &name).await?;
-            xattrs.push((name, value));
+    let named = |error: Error| error.context(String::from_utf8_lossy(&path));
+    let entry = Entry::read(filesystem, path.clone(), attr).await.map_err(named)?;
+    let mut xattrs = Vec::new();
+    let mut unread = Vec::new();
+    match filesystem.listxattr(ino).await {
+        Ok(names) => {
+            for name in names {
+                match filesystem.getxattr(ino, &name).await {
+                    Ok(value) => xattrs.push((name, value)),
+                    Err(error) => unread.push(named(error)),
+                }
+            }
         }
-        Ok((entry, xattrs))
-    };
-    let result: Result<_> = read.await;
-    result.map_err(|error| error.context(String::from_utf8_lossy(&path)))
+        Err(error) => unread.push(named(error)),
+    }
+    Ok((entry, xattrs, unread))
 }
 
 fn to_json(entry: &Entry, xattrs: &Xattrs) -> StatJson {
@@ -154,9 +161,9 @@ mod tests {
         let mut fs = MemoryFs::new();
         fs.file("/f", b"abc");
         fs.symlink("/l", b"f");
-        let (link, _) = look(&fs, b"/l".to_vec(), LastLink::Keep).await.unwrap();
+        let (link, ..) = look(&fs, b"/l".to_vec(), LastLink::Keep).await.unwrap();
         assert_eq!(link.target.as_deref(), Some(&b"f"[..]));
-        let (file, _) = look(&fs, b"/l".to_vec(), LastLink::Follow).await.unwrap();
+        let (file, ..) = look(&fs, b"/l".to_vec(), LastLink::Follow).await.unwrap();
         assert_eq!((file.target, file.attr.size), (None, 3));
     }
 }

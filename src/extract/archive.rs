@@ -67,6 +67,8 @@ struct Member {
     name: Vec<u8>,
     attr: Attr,
     xattrs: Xattrs,
+    /// Why some of them could not be read.
+    unread: Vec<Error>,
     body: Body,
 }
 
@@ -144,13 +146,14 @@ impl Archive<'_> {
 
     /// Writes one member.
     async fn put(&mut self, base: &[u8], name: &[u8], member: Result<Member>) -> Result<(), Gone> {
-        let Member { name, attr, xattrs, body } = match member {
+        let Member { name, attr, xattrs, unread, body } = match member {
             Ok(member) => member,
             Err(error) => {
                 self.fail(base, name, &error);
                 return Ok(());
             }
         };
+        unread.iter().for_each(|error| self.fail(base, &name, error));
         let several = attr.nlink > 1 && attr.file_type != FileType::Directory;
         if let Some(first) = self.links.get(&attr.ino).filter(|_| several) {
             let header = pax::header(&name, &attr, &xattrs, &Kind::HardLink(first));
@@ -256,9 +259,9 @@ impl Archive<'_> {
 /// Reads all of a member that is needed before its header can be written.
 async fn prepare(filesystem: &dyn Filesystem, name: Vec<u8>, attr: Result<Attr>) -> Result<Member> {
     let attr = attr?;
-    let xattrs = read_xattrs(filesystem, &attr).await?;
+    let (xattrs, unread) = read_xattrs(filesystem, &attr).await;
     let body = match attr.file_type {
-        FileType::Regular if attr.size > 0 => {
+        FileType::Regular => {
             let reader = filesystem.open(attr.ino).await?;
             let ranges = data_ranges(&*reader, attr.size).await?;
             match attr.size <= SMALL {
@@ -272,7 +275,7 @@ async fn prepare(filesystem: &dyn Filesystem, name: Vec<u8>, attr: Result<Attr>)
         }
         _ => Body::None,
     };
-    Ok(Member { name, attr, xattrs, body })
+    Ok(Member { name, attr, xattrs, unread, body })
 }
 
 async fn read_all(reader: &dyn FileReader, size: u64) -> Result<Segments> {

@@ -12,20 +12,33 @@ const CHUNK: usize = 1 << 20;
 /// The most bytes of attributes that one file may have: those of many files are in memory at the same time.
 const MOST_XATTRS: usize = 4 << 20;
 
-/// All extended attributes of an inode.
-pub(super) async fn read_xattrs(filesystem: &dyn Filesystem, attr: &Attr) -> Result<Xattrs> {
+/// The extended attributes of an inode, and why some or all of them cannot be read: its contents are worth having without
+/// them.
+pub(super) async fn read_xattrs(filesystem: &dyn Filesystem, attr: &Attr) -> (Xattrs, Vec<Error>) {
+    let ino = attr.ino;
     let mut xattrs = Vec::new();
+    let lost = |error: Error| error.context("extended attributes lost");
+    let names = match filesystem.listxattr(ino).await {
+        Ok(names) => names,
+        Err(error) => return (xattrs, vec![lost(error)]),
+    };
+    let mut unread = Vec::new();
     let mut room = MOST_XATTRS;
-    for name in filesystem.listxattr(attr.ino).await? {
-        let value = filesystem.getxattr(attr.ino, &name).await?;
-        room = room.checked_sub(value.len()).ok_or_else(|| {
-            let ino = attr.ino;
-            let message = format!("{ino}: more than {MOST_XATTRS} bytes of extended attributes");
-            Error::new(ErrorKind::Unsupported, message)
-        })?;
-        xattrs.push((name, value));
+    for name in names {
+        match filesystem.getxattr(ino, &name).await {
+            Ok(value) if value.len() <= room => {
+                room -= value.len();
+                xattrs.push((name, value));
+            }
+            Ok(_) => {
+                let message =
+                    format!("{ino}: more than {MOST_XATTRS} bytes of extended attributes");
+                return (Vec::new(), vec![lost(Error::new(ErrorKind::Unsupported, message))]);
+            }
+            Err(error) => unread.push(lost(error)),
+        }
     }
-    Ok(xattrs)
+    (xattrs, unread)
 }
 
 /// The data of a file in order, without its holes.

@@ -72,7 +72,12 @@ pub(super) struct Restored {
     pub(super) bytes: u64,
     /// What of its metadata could not be kept, in words.
     pub(super) lost: String,
+    /// Why some of its attributes could not be read.
+    pub(super) unread: Vec<Error>,
 }
+
+/// What is read of an item before it is put down: its attributes, why some of them cannot be read, and its contents.
+type Whole = (Xattrs, Vec<Error>, Body);
 
 /// Contents of a small item, or what stands for them.
 enum Body {
@@ -90,7 +95,8 @@ pub(super) async fn copy_batch(
 ) -> Vec<(Item, Result<Restored>)> {
     let read = |item: Item| async {
         let contents = async {
-            Ok((read_xattrs(filesystem, &item.attr).await?, read_body(filesystem, &item).await?))
+            let (xattrs, unread) = read_xattrs(filesystem, &item.attr).await;
+            Ok((xattrs, unread, read_body(filesystem, &item).await?))
         };
         let contents: Result<_> = contents.await;
         (item, contents)
@@ -99,9 +105,10 @@ pub(super) async fn copy_batch(
         stream::iter(items).map(read).buffer_unordered(READS_IN_FLIGHT).collect().await;
     let directory = directory.clone();
     let put = move || {
-        let put = |(item, contents): (Item, Result<(Xattrs, Body)>)| {
+        let put = |(item, contents): (Item, Result<Whole>)| {
             let result = match contents {
-                Ok((xattrs, body)) => put(&directory, &item, &xattrs, body, manner)
+                Ok((xattrs, unread, body)) => put(&directory, &item, &xattrs, body, manner)
+                    .map(|restored| Restored { unread, ..restored })
                     .map_err(|error| put_failed(&item.from, error)),
                 Err(error) => Err(item.named(error)),
             };
@@ -117,12 +124,11 @@ async fn read_body(filesystem: &dyn Filesystem, item: &Item) -> Result<Body> {
     match item.attr.file_type {
         FileType::Regular => {
             let mut data = Vec::new();
-            if item.attr.size > 0 {
-                let reader = filesystem.open(ino).await?;
-                let mut contents = Contents::new(&*reader, item.attr.size);
-                while let Some(chunk) = contents.next().await? {
-                    data.push(chunk);
-                }
+            // An empty one too: that it cannot be opened is all that may tell that it is damaged.
+            let reader = filesystem.open(ino).await?;
+            let mut contents = Contents::new(&*reader, item.attr.size);
+            while let Some(chunk) = contents.next().await? {
+                data.push(chunk);
             }
             Ok(Body::File(data))
         }
@@ -178,7 +184,7 @@ fn finish(
 ) -> io::Result<Restored> {
     let lost = metadata::apply(Target::named(temporary.at()), &item.attr, xattrs, manner.rights);
     temporary.keep_as(&item.name, manner.overwrite)?;
-    Ok(Restored { bytes: 0, lost })
+    Ok(Restored { bytes: 0, lost, unread: Vec::new() })
 }
 
 /// A regular file that is being written.
@@ -227,7 +233,7 @@ impl Writing {
         // On network file systems only this says that something could not be written: no room, a quota.
         nix::unistd::close(file)?;
         temporary.keep_as(&item.name, manner.overwrite)?;
-        Ok(Restored { bytes, lost })
+        Ok(Restored { bytes, lost, unread: Vec::new() })
     }
 }
 
@@ -257,7 +263,7 @@ async fn stream_large(
     progress: impl Fn(u64),
 ) -> Result<Restored> {
     let named = |error: Error| item.named(error);
-    let xattrs = read_xattrs(filesystem, &item.attr).await.map_err(named)?;
+    let (xattrs, unread) = read_xattrs(filesystem, &item.attr).await;
     let reader = filesystem.open(item.attr.ino).await.map_err(named)?;
     let mut contents = Contents::new(&*reader, item.attr.size);
     let (steps, received) = mpsc::channel(CHUNKS_IN_FLIGHT);
@@ -282,7 +288,7 @@ async fn stream_large(
     let written = joined(writer).await;
     read.map_err(named)?;
     match written.map_err(|error| put_failed(&item.from, error))? {
-        Some(restored) => Ok(restored),
+        Some(restored) => Ok(Restored { unread, ..restored }),
         None => Err(named(Error::new(ErrorKind::Interrupted, "not copied to its end"))),
     }
 }

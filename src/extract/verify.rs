@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use futures_util::{StreamExt, stream};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fs::walk::{Found, Listing, Walk, join};
 use crate::fs::{FileType, Filesystem, Ino};
 
@@ -44,14 +44,18 @@ pub async fn verify(filesystem: &dyn Filesystem, data: bool, report: &Report) {
         walk.enter(inside);
         let check = |found: Found| async {
             let path = join(&path, &found.name);
-            (path, check(filesystem, found, data, report).await)
+            let mut unread = Vec::new();
+            let result = check(filesystem, found, data, report, &mut unread).await;
+            (path, unread, result)
         };
         let mut checks = stream::iter(files).map(check).buffered(FILES).boxed();
-        while let Some((path, result)) = checks.next().await {
+        while let Some((path, unread, result)) = checks.next().await {
+            let named = |error: Error| error.context(String::from_utf8_lossy(&path));
+            unread.into_iter().for_each(|error| report.failure(&named(error)));
             match result {
                 Ok(FileType::Directory) => {}
                 Ok(_) => report.file_done(),
-                Err(error) => report.failure(&error.context(String::from_utf8_lossy(&path))),
+                Err(error) => report.failure(&named(error)),
             }
         }
     }
@@ -62,14 +66,15 @@ async fn check(
     found: Found,
     data: bool,
     report: &Report,
+    unread: &mut Vec<Error>,
 ) -> Result<FileType> {
     let attr = found.attr?;
-    read_xattrs(filesystem, &attr).await?;
+    unread.extend(read_xattrs(filesystem, &attr).await.1);
     match attr.file_type {
         FileType::Symlink => {
             filesystem.readlink(attr.ino).await?;
         }
-        FileType::Regular if attr.size > 0 => {
+        FileType::Regular => {
             let reader = filesystem.open(attr.ino).await?;
             if data {
                 let mut contents = Contents::new(&*reader, attr.size);

@@ -202,13 +202,8 @@ impl Extraction {
         // What stood there before is not ours to change, unless we are told so; --to itself never is, and stands
         // for nothing in the image.
         if made || !to.is_root() {
-            let xattrs = match read_xattrs(&*self.filesystem, &attr).await {
-                Ok(xattrs) => xattrs,
-                Err(error) => {
-                    self.report.failure(&named(error));
-                    Vec::new()
-                }
-            };
+            let (xattrs, unread) = read_xattrs(&*self.filesystem, &attr).await;
+            unread.into_iter().for_each(|error| self.report.failure(&named(error)));
             let unfinished = Unfinished {
                 ours: made || self.manner.overwrite,
                 to: to.clone(),
@@ -396,6 +391,7 @@ impl Extraction {
         if item.attr.nlink > 1 {
             lock(&self.links).copied.insert(item.attr.ino);
         }
+        restored.unread.into_iter().for_each(|error| self.report.failure(&item.named(error)));
         if !restored.lost.is_empty() {
             self.report.failure(&item.named(Error::new(ErrorKind::Permission, restored.lost)));
         }

@@ -309,3 +309,89 @@ fn a_journal_on_a_device_of_its_own_has_to_be_named() {
     );
     assert!(!image.prints(&["ls", &source, "/etc", "--journal-device", journal]).is_empty());
 }
+
+/// The block of attributes of a file is damaged: its contents are worth having without them.
+#[test]
+fn a_file_whose_attributes_are_lost_is_copied_without_them() {
+    if !can_run(
+        "a_file_whose_attributes_are_lost_is_copied_without_them",
+        &[NEEDS, &[DEBUGFS]].concat(),
+    ) {
+        return;
+    }
+    let image = Image::new();
+    let source = image.source();
+    let debugfs =
+        |request: &str| String::from_utf8(run("debugfs", &["-w", "-R", request, &source])).unwrap();
+    // More than the inode has room for.
+    fs::write(image.path("value"), [7; 300]).unwrap();
+    debugfs(&format!("ea_set -f {} /etc/foo user.lost", image.path("value").display()));
+    let told = debugfs("stat /etc/foo");
+    let block = told.split("File ACL: ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let size = debugfs("stats")
+        .split("Block size:")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap()
+        .trim()
+        .to_owned();
+    let offset = block.parse::<u64>().unwrap() * size.parse::<u64>().unwrap();
+    let file = fs::File::options().write(true).open(&source).unwrap();
+    file.write_all_at(&[0; 8], offset).unwrap();
+
+    let said = |arguments: &[&str]| {
+        let output = image.snapbrowse.output(arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {said}");
+        assert!(said.contains("/etc/foo: ") && said.contains("attribute"), "{said}");
+        output.stdout
+    };
+    let shown = String::from_utf8(said(&["stat", &source, "/etc/foo"])).unwrap();
+    assert!(shown.contains("Size: 4 "), "{shown}");
+    let to = image.path("to");
+    said(&["extract", &source, "/etc/foo", "--to", to.to_str().unwrap()]);
+    assert_eq!(fs::read(to.join("foo")).unwrap(), b"foo\n");
+    let archive = image.path("archive");
+    fs::write(&archive, said(&["tar", &source, "/etc/foo"])).unwrap();
+    let contents = run("tar", &["-xOf", archive.to_str().unwrap()]);
+    assert_eq!(contents, b"foo\n");
+    said(&["verify", &source]);
+}
+
+#[test]
+fn many_bad_copies_in_a_journal_are_counted() {
+    if !can_run("many_bad_copies_in_a_journal_are_counted", &[NEEDS, &[DEBUGFS]].concat()) {
+        return;
+    }
+    let image = Image::new();
+    let (tree, other, blocks) = (image.path("small"), image.path("journal"), 40);
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("file"), vec![b'F'; blocks << 10]).unwrap();
+    fs::write(image.path("data"), vec![b'D'; blocks << 10]).unwrap();
+    let path = other.to_str().unwrap();
+    let options = ["-q", "-F", "-t", "ext4", "-b", "1024", "-J", "size=1", "-d"];
+    run("mke2fs", &[&options[..], &[tree.to_str().unwrap(), path, "16M"]].concat());
+    let bmap = |file: &str, block: u32| {
+        let told = run("debugfs", &["-R", &format!("bmap {file} {block}"), path]);
+        String::from_utf8(told).unwrap().trim().parse::<u64>().unwrap()
+    };
+    let first = bmap("/file", 0);
+    let data = image.path("data");
+    let last = first + blocks as u64 - 1;
+    let script = format!("jo -c -v 3\njw -b {first}-{last} {}\njc\n", data.display());
+    fs::write(image.path("script"), script).unwrap();
+    run("debugfs", &["-w", "-f", image.path("script").to_str().unwrap(), path]);
+    // Behind the descriptor lie the copies.
+    let log = bmap("<8>", 2) * 1024;
+    let file = fs::File::options().write(true).open(&other).unwrap();
+    file.write_all_at(&vec![b'X'; blocks << 10], log).unwrap();
+
+    let output = image.snapbrowse.output(["cat", path, "/file"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.stdout, vec![b'F'; blocks << 10], "{said}");
+    let lines = said.lines().filter(|line| line.contains("journal: "));
+    assert_eq!(lines.count(), 5 + 1 + 1, "{said}");
+    assert!(said.contains("journal: 40 copies in all"), "{said}");
+}

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod beside;
 mod crashed_lun;
 mod disks;
 mod images;
@@ -16,6 +17,7 @@ mod stat_json;
 mod tgtd;
 mod tree;
 
+pub use beside::assert_readers_agree;
 pub use crashed_lun::CrashedLun;
 pub use disks::{disk, pattern};
 pub use images::{MadeImage, crashed_disk, make_crashed_disk};

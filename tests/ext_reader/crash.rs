@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::XattrFlags;
 use snapbrowse::fs::ext::Options;
 
-use crate::common::{Aspects, KernelMount, Manifest, Need, can_run, copy_image, run};
+use crate::common::{
+    Aspects, KernelMount, Manifest, Need, assert_readers_agree, can_run, copy_image, run,
+};
 use crate::fast_commit::assert_as_replayed;
 use crate::walk::{manifest, open, wait};
 
@@ -262,7 +264,9 @@ fn compare(kind: &Kind, crashed: &Path, tally: &mut Tally) {
     });
     let (found, fast_commits) = wait(async {
         let fs = open(crashed, 0, Options::default()).await.unwrap();
-        (manifest(&fs).await, fs.summary().journal.fast_commits)
+        let told = (manifest(&fs).await, fs.summary().journal.fast_commits);
+        assert_readers_agree(fs, kind.name).await;
+        told
     });
     let expected = match expected {
         Ok(expected) => expected,

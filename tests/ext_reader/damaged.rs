@@ -507,3 +507,31 @@ fn a_damaged_journal_that_is_needed_can_be_left_aside() {
         });
     }
 }
+
+/// Nothing of its map is needed to read it, but where that is damaged its size hardly is right; the kernel refuses as well.
+#[test]
+fn an_empty_file_with_a_damaged_map_is_named() {
+    if !can_run("an_empty_file_with_a_damaged_map_is_named", NEEDS) {
+        return;
+    }
+    let image = Damaged::new(&["-t", "ext4", "-O", "^metadata_csum"]);
+    for (request, sound) in [
+        ("sif /large size 0", true),
+        ("sif /large block[0] 0", false),
+        ("sif /large size 1", false),
+    ] {
+        image.set(request);
+        let result = wait(async {
+            let fs = image.open().await.unwrap();
+            let ino = fs.lookup(fs.root(), b"large").await.unwrap();
+            Filesystem::open(&fs, ino).await?.read(0, 10).await
+        });
+        assert_eq!(
+            result.as_ref().map_err(snapbrowse::Error::kind).err(),
+            match sound {
+                true => None,
+                false => Some(ErrorKind::Corrupt),
+            }
+        );
+    }
+}

@@ -12,7 +12,8 @@ use snapbrowse::fs::ext::Options;
 use snapbrowse::fs::{Filesystem, Ino};
 
 use crate::common::{
-    Aspects, KernelMount, Limits, MadeImage, Manifest, Need, can_run, copy_image, crashed_disk, run,
+    Aspects, KernelMount, Limits, MadeImage, Manifest, Need, assert_readers_agree, can_run,
+    copy_image, crashed_disk, run,
 };
 use crate::walk::{attributes, manifest, open, wait};
 
@@ -69,6 +70,7 @@ fn with_more_reads_as_the_kernel_says(
         ];
         assert_eq!(found, expected, "{name}: statfs");
         fs.check_unchanged().await.unwrap();
+        assert_readers_agree(fs, name).await;
     });
 }
 
@@ -94,7 +96,9 @@ fn crashed_ext3_reads_as_after_recovery() {
     let found = wait(async {
         let image = disk.path().join("dirty-ext3.img");
         let fs = open(&image, 1 << 20, Options::default()).await.unwrap();
-        manifest(&fs).await
+        let found = manifest(&fs).await;
+        assert_readers_agree(fs, "dirty-ext3").await;
+        found
     });
     Manifest::parse(&list).assert_same(&found, Aspects::All, "dirty-ext3");
 }
@@ -214,8 +218,12 @@ fn blocks_larger_than_a_page() {
         let _ = fs::remove_file(&image);
         run("mke2fs", &mke2fs);
         let _ = std::process::Command::new("e2fsck").args(["-fyD", file]).output().unwrap();
-        let found =
-            wait(async { manifest(&open(&image, 0, Options::default()).await.unwrap()).await });
+        let found = wait(async {
+            let fs = open(&image, 0, Options::default()).await.unwrap();
+            let found = manifest(&fs).await;
+            assert_readers_agree(fs, &format!("blocks of {size} bytes")).await;
+            found
+        });
         for (path, expected) in &expected.0 {
             let found = &found.0[path];
             let facts = |entry: &crate::common::Entry| {

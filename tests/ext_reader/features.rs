@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use snapbrowse::fs::Filesystem;
 use snapbrowse::fs::ext::Options;
 
-use crate::common::{Entry, Limits, Manifest, Need, can_run, run};
+use crate::common::{Entry, Limits, Manifest, Need, assert_readers_agree, can_run, run};
 use crate::walk::{manifest, open, wait};
 
 const NEEDS: &[Need] = &[Need::Root, Need::Program("mke2fs"), Need::Program("debugfs")];
@@ -45,7 +45,9 @@ impl Made {
     fn assert_reads(&self, feature: &str) {
         let (found, features) = wait(async {
             let fs = open(&self.image(), 0, Options::default()).await.unwrap();
-            (manifest(&fs).await, fs.summary().features.clone())
+            let told = (manifest(&fs).await, fs.summary().features.clone());
+            assert_readers_agree(fs, feature).await;
+            told
         });
         assert!(features.iter().any(|known| known == feature), "{feature}: {features:?}");
         let expected = Manifest::of_tree(&self.tree());

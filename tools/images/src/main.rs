@@ -11,20 +11,19 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use snapbrowse::fs::ext::JournalMode;
+use snapbrowse_images::engines::Condition;
 
 use verdict::{Row, Verdict};
-use walk::Engine;
 
 fn main() -> Result<()> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let arguments: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
     match arguments[..] {
-        [walk, engine, mode, image] if walk == "walk" => {
-            walk::walk(Path::new(image), None, journal_mode(mode), engine_named(engine))
+        [walk, mode, image, ref journal @ ..] if walk == "walk" && journal.len() < 2 => {
+            walk::walk(Path::new(image), journal.first().map(Path::new), journal_mode(mode))
         }
-        [walk, engine, mode, image, journal] if walk == "walk" => {
-            let journal = Some(Path::new(journal));
-            walk::walk(Path::new(image), journal, journal_mode(mode), engine_named(engine))
+        [beside, state, image, ref journal @ ..] if beside == "beside" && journal.len() < 2 => {
+            walk::beside(Path::new(image), journal.first().map(Path::new), condition(state))
         }
         [tests, table] => run(Path::new(tests), Path::new(table), ""),
         [tests, table, only] => run(Path::new(tests), Path::new(table), &only.to_string_lossy()),
@@ -36,8 +35,8 @@ fn journal_mode(name: &OsStr) -> JournalMode {
     if name == "ignore" { JournalMode::Ignore } else { JournalMode::Replay }
 }
 
-fn engine_named(name: &OsStr) -> Engine {
-    if name == "ext4-view" { Engine::Ext4View } else { Engine::Native }
+fn condition(name: &OsStr) -> Condition {
+    if name == "clean" { Condition::Clean } else { Condition::Damaged }
 }
 
 /// Judges every image below `tests` whose name contains `only`, and writes the table.
@@ -56,7 +55,7 @@ fn run(tests: &Path, table: &Path, only: &str) -> Result<()> {
         }
     }
     std::fs::write(table, verdict::table(&rows)).context("the table")?;
-    let bad = rows.iter().filter(|row| row.verdict.is_bad()).count();
+    let bad = rows.iter().filter(|row| row.is_bad()).count();
     println!("{}", verdict::summary(&rows));
     if bad > 0 {
         bail!("{bad} images are not read as they should be");

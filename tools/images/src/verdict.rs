@@ -13,6 +13,8 @@ use crate::debugfs;
 use crate::listing::{Listing, from_line};
 
 const TIME: Duration = Duration::from_secs(10);
+/// `ext4-view` looks through all of a directory for each of its names.
+const BESIDE_TIME: Duration = Duration::from_secs(300);
 const PEAK_KIB: u64 = 256 << 10;
 
 /// How it went.
@@ -79,28 +81,47 @@ pub(crate) struct Row {
 }
 
 /// How the other reader, ext4-view, fared with the same blocks.
+#[derive(Clone, Debug)]
 enum View {
     /// It was not asked: there was nothing to compare it with.
     NotAsked,
-    /// It told the same of all paths.
-    Same,
-    /// So many paths it could not read, and of so many it told something else; the first of them.
-    Differs { unread: usize, other: usize, first: String },
-    /// It refused the image, or panicked or hung.
-    Failed(String),
+    /// It told the same of so many paths.
+    Same(u64),
+    /// All differences are known faults: which, how often, and where first; so many paths were compared.
+    Known(u64, Vec<(u64, String)>),
+    /// Something differs for no known reason, or the comparison came to no end.
+    Unexplained(Vec<String>),
 }
 
 impl fmt::Display for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotAsked => write!(f, "-"),
-            Self::Same => write!(f, "the same"),
-            Self::Differs { unread, other: 0, .. } => write!(f, "{unread} paths not read"),
-            Self::Differs { unread, other, first } => {
-                write!(f, "{unread} paths not read, {other} differ: {first}")
+            Self::Same(paths) => write!(f, "the same: {paths} paths"),
+            Self::Known(paths, faults) => {
+                match paths {
+                    0 => write!(f, "not opened: ")?,
+                    paths => write!(f, "{paths} paths, but for ")?,
+                }
+                let faults: Vec<_> = faults
+                    .iter()
+                    .map(|(count, fault)| match (paths, count) {
+                        (0, _) => fault.clone(),
+                        (_, count) => format!("{fault} ({count})"),
+                    })
+                    .collect();
+                write!(f, "{}", faults.join(", "))
             }
-            Self::Failed(what) => write!(f, "{what}"),
+            Self::Unexplained(what) => {
+                write!(f, "UNEXPLAINED in {} places: {}", what.len(), what[0])
+            }
         }
+    }
+}
+
+impl Row {
+    pub(crate) fn is_bad(&self) -> bool {
+        self.verdict.is_bad() || matches!(self.view, View::Unexplained(_))
     }
 }
 
@@ -110,6 +131,11 @@ impl fmt::Display for Row {
         if let Verdict::Differs(differences) = &self.verdict {
             for difference in differences.iter().take(10) {
                 write!(f, "\n    {difference}")?;
+            }
+        }
+        if let View::Unexplained(what) = &self.view {
+            for what in what.iter().take(10) {
+                write!(f, "\n    {what}")?;
             }
         }
         Ok(())
@@ -130,13 +156,12 @@ struct Outcome {
 
 /// Reads one image, and compares it where there is something to compare it with.
 pub(crate) fn judge(name: &str, image: &Path, journal: Option<&Path>) -> Result<Row> {
-    let outcome = read(image, journal, "native", "replay")?;
-    let view = match outcome.refused.is_some() || outcome.failed.is_some() {
-        true => View::NotAsked,
-        false => beside(&outcome, &read(image, journal, "ext4-view", "replay")?),
-    };
+    let outcome = read(image, journal, "replay")?;
     let mut row = judge_outcome(name, image, journal, &outcome)?;
-    row.view = view;
+    if outcome.refused.is_none() && outcome.failed.is_none() {
+        let clean = matches!(row.verdict, Verdict::Equal(_));
+        row.view = beside(image, journal, if clean { "clean" } else { "damaged" })?;
+    }
     Ok(row)
 }
 
@@ -162,7 +187,7 @@ fn judge_outcome(
     let compared = clean || name.starts_with("j_");
     if let Some(reason) = &outcome.refused {
         let reason = reason.clone();
-        let ignoring = read(image, None, "native", "ignore")?;
+        let ignoring = read(image, None, "ignore")?;
         if !compared || ignoring.refused.is_some() {
             return Ok(row(Verdict::Refused { clean, reason }, outcome));
         }
@@ -181,40 +206,31 @@ fn judge_outcome(
     Ok(row(compare(&judged, outcome)?, outcome))
 }
 
-/// What ext4-view tells of the paths that we could read; it knows nothing of inode numbers, links and blocks.
-fn beside(ours: &Outcome, theirs: &Outcome) -> View {
-    if let Some(what) = theirs.failed.as_ref().or(theirs.refused.as_ref()) {
-        return View::Failed(what.clone());
+/// Compares both engines in a process of its own.
+fn beside(image: &Path, journal: Option<&Path>, condition: &str) -> Result<View> {
+    let run = run(&["beside", condition], image, journal, BESIDE_TIME)?;
+    if let Some(failed) = run.failed {
+        return Ok(View::Unexplained(vec![failed]));
     }
-    let (mut unread, mut other, mut first) = (0, 0, String::new());
-    for (path, expected) in &ours.listing {
-        let Some(found) = theirs.listing.get(path) else {
-            unread += 1;
-            continue;
-        };
-        if expected.get("contents").is_some() && found.get("contents").is_none() {
-            unread += 1;
-            continue;
-        }
-        let differs =
-            |field: &&str| expected.get(field).is_some() && expected.get(field) != found.get(field);
-        let fields = ["mode", "uid", "gid", "size", "atime", "mtime", "contents"];
-        if let Some(field) = fields.iter().find(|field| differs(field)) {
-            other += 1;
-            if first.is_empty() {
-                let (expected, found) = (expected.get(field), found.get(field));
-                first = format!(
-                    "{path}: {field} {}, ours {}",
-                    found.unwrap_or("nothing"),
-                    expected.unwrap_or("nothing")
-                );
+    let (mut paths, mut faults, mut unexplained) = (0, Vec::new(), Vec::new());
+    for line in run.printed.lines() {
+        let Some((kind, text)) = line.split_once(": ") else { continue };
+        match kind {
+            "paths" => paths = text.parse()?,
+            "fault" => {
+                let mut parts = text.split('\t');
+                let count = parts.next().unwrap_or_default().parse()?;
+                faults.push((count, parts.next().unwrap_or_default().to_owned()));
             }
+            "unexplained" => unexplained.push(text.to_owned()),
+            _ => {}
         }
     }
-    match (unread, other) {
-        (0, 0) => View::Same,
-        _ => View::Differs { unread, other, first },
-    }
+    Ok(match (unexplained.is_empty(), faults.is_empty()) {
+        (false, _) => View::Unexplained(unexplained),
+        (true, true) => View::Same(paths),
+        (true, false) => View::Known(paths, faults),
+    })
 }
 
 /// A copy, its journal played back by e2fsck where that is needed.
@@ -288,35 +304,50 @@ fn compare(image: &Path, outcome: &Outcome) -> Result<Verdict> {
     Ok(Verdict::Differs(differences))
 }
 
-/// Runs the reader in a process of its own, within bounds.
-fn read(image: &Path, journal: Option<&Path>, engine: &str, mode: &str) -> Result<Outcome> {
+/// What a process of this program came to.
+struct Run {
+    printed: String,
+    time: Duration,
+    failed: Option<String>,
+}
+
+/// Runs this program with `arguments`, an image and its journal.
+fn run(arguments: &[&str], image: &Path, journal: Option<&Path>, most: Duration) -> Result<Run> {
     let printed = tempfile::NamedTempFile::new()?;
     let complaints = tempfile::NamedTempFile::new()?;
     let started = Instant::now();
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["walk", engine, mode])
+        .args(arguments)
         .arg(image)
         .args(journal)
         .stdin(Stdio::null())
         .stdout(printed.reopen()?)
         .stderr(complaints.reopen()?)
         .spawn()?;
-    let status = child.wait_timeout(TIME)?;
-    let mut outcome = Outcome { time: started.elapsed(), ..Outcome::default() };
-    match status {
-        Some(status) if status.success() => {}
+    let status = child.wait_timeout(most)?;
+    let time = started.elapsed();
+    let failed = match status {
+        Some(status) if status.success() => None,
         Some(status) => {
             let said = std::fs::read_to_string(complaints.path())?;
             let said = said.lines().take(2).collect::<Vec<_>>().join(" ");
-            outcome.failed = Some(format!("{status}: {said}"));
+            Some(format!("{status}: {said}"))
         }
         None => {
             child.kill()?;
             child.wait()?;
-            outcome.failed = Some(format!("no end within {TIME:?}"));
+            Some(format!("no end within {most:?}"))
         }
-    }
-    for line in String::from_utf8_lossy(&std::fs::read(printed.path())?).lines() {
+    };
+    let printed = String::from_utf8_lossy(&std::fs::read(printed.path())?).into_owned();
+    Ok(Run { printed, time, failed })
+}
+
+/// Runs the reader in a process of its own, within bounds.
+fn read(image: &Path, journal: Option<&Path>, mode: &str) -> Result<Outcome> {
+    let run = run(&["walk", mode], image, journal, TIME)?;
+    let mut outcome = Outcome { time: run.time, failed: run.failed, ..Outcome::default() };
+    for line in run.printed.lines() {
         let Some((kind, text)) = line.split_once(": ") else { continue };
         match kind {
             "entry" => outcome.listing.extend(from_line(text)),
@@ -360,8 +391,8 @@ pub(crate) fn summary(rows: &[Row]) -> String {
     format!(
         "{} images: {} equal to debugfs, {} equal once the journal is ignored, {} damaged and read as far as they go, \
          {} refused, {} different, {} failed (a panic, more than {} s or more than {} MiB); the slowest took {} s, peak memory \
-         was {} MiB. ext4-view, given the same blocks, tells the same of all paths in {}, differs in {}, and refuses {} or \
-         fails on them",
+         was {} MiB. ext4-view, given the same blocks, tells the same of all paths in {}, and but for known faults in {}; it \
+         does not open {} for known reasons; in {} something differs for no known reason",
         rows.len(),
         count(|verdict| matches!(verdict, Verdict::Equal(_))),
         count(|verdict| matches!(verdict, Verdict::EqualIgnoringJournal(..))),
@@ -374,8 +405,9 @@ pub(crate) fn summary(rows: &[Row]) -> String {
         // Rounded up, so that one run's words are the next one's.
         rows.iter().map(|row| row.time.as_secs() + 1).max().unwrap_or(0),
         rows.iter().map(|row| row.peak_kib.div_ceil(1024)).max().unwrap_or(0),
-        views(|view| matches!(view, View::Same)),
-        views(|view| matches!(view, View::Differs { .. })),
-        views(|view| matches!(view, View::Failed(_))),
+        views(|view| matches!(view, View::Same(_))),
+        views(|view| matches!(view, View::Known(1.., _))),
+        views(|view| matches!(view, View::Known(0, _))),
+        views(|view| matches!(view, View::Unexplained(_))),
     )
 }

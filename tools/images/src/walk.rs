@@ -8,8 +8,9 @@ use anyhow::Result;
 use snapbrowse::Error;
 use snapbrowse::block::ImageFile;
 use snapbrowse::fs::ext::{Ext, JournalMode, Options};
-use snapbrowse::fs::ext4_view::Ext4View;
 use snapbrowse::fs::{Attr, FileType, Filesystem, Ino, Timestamp};
+
+use snapbrowse_images::engines::{self, Condition};
 
 use crate::listing::{Contents, Entry, to_line};
 
@@ -17,47 +18,23 @@ use crate::listing::{Contents, Entry, to_line};
 const MAX_DEPTH: usize = 100;
 const READ: usize = 1 << 20;
 
-/// Which reader is under test.
-#[derive(Clone, Copy)]
-pub(crate) enum Engine {
-    Native,
-    Ext4View,
-}
-
 /// Walks `image`, with its journal on `journal_device` if there is one. Lines begin with `refused:`, `warning:`,
 /// `unreadable:` or `entry:`; the last one is `peak: KIB`.
 pub(crate) fn walk(
     image: &Path,
     journal_device: Option<&Path>,
     journal: JournalMode,
-    engine: Engine,
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let source = Arc::new(ImageFile::open(image)?);
-        let options = Options { journal, ..Options::default() };
-        let opened = match journal_device {
-            Some(device) => {
-                let device = Arc::new(ImageFile::open(device)?);
-                Ext::open_with_journal(source, device, options).await
-            }
-            None => Ext::open(source, options).await,
-        };
-        let opened = match (opened, engine) {
-            (Ok(ext), Engine::Native) => {
+        match open(image, journal_device, journal).await? {
+            Ok(ext) => {
                 let summary = ext.summary();
                 for warning in summary.warnings.iter().chain(&summary.journal.warnings) {
                     println!("warning: {warning}");
                 }
-                Ok(Arc::new(ext) as Arc<dyn Filesystem>)
+                Walk { fs: Arc::new(ext), seen: HashSet::new() }.run().await;
             }
-            (Ok(ext), Engine::Ext4View) => Ext4View::open(Arc::new(ext))
-                .await
-                .map(|view| Arc::new(view) as Arc<dyn Filesystem>),
-            (Err(error), _) => Err(error),
-        };
-        match opened {
-            Ok(fs) => Walk { fs, seen: HashSet::new() }.run().await,
             Err(error) => println!("refused: {error}"),
         }
         anyhow::Ok(())
@@ -65,6 +42,45 @@ pub(crate) fn walk(
     let status = std::fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     println!("peak: {}", peak.unwrap_or("0").trim().trim_end_matches(" kB"));
+    Ok(())
+}
+
+/// Opens an image; the inner error is the reader's.
+async fn open(
+    image: &Path,
+    journal_device: Option<&Path>,
+    journal: JournalMode,
+) -> Result<Result<Ext, Error>> {
+    let source = Arc::new(ImageFile::open(image)?);
+    let options = Options { journal, ..Options::default() };
+    Ok(match journal_device {
+        Some(device) => {
+            let device = Arc::new(ImageFile::open(device)?);
+            Ext::open_with_journal(source, device, options).await
+        }
+        None => Ext::open(source, options).await,
+    })
+}
+
+/// Reads `image` with both engines. Lines begin with `paths:`, `fault:` (how often, which and where first, separated by
+/// tabs) or `unexplained:`.
+pub(crate) fn beside(
+    image: &Path,
+    journal_device: Option<&Path>,
+    condition: Condition,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let comparison = runtime.block_on(async {
+        let ext = open(image, journal_device, JournalMode::Replay).await??;
+        engines::compare(Arc::new(ext), condition).await
+    })?;
+    println!("paths: {}", comparison.paths);
+    for (fault, (count, first)) in comparison.faults {
+        println!("fault: {count}\t{fault}\t{first}");
+    }
+    for what in comparison.unexplained {
+        println!("unexplained: {what}");
+    }
     Ok(())
 }
 

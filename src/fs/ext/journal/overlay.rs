@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::{self, FutureExt as _};
@@ -28,7 +28,12 @@ pub(in crate::fs::ext) struct JournalOverlay {
     copies: Vec<Copy>,
     /// What is known of each copy; empty where there are no checksums.
     states: Vec<AtomicU8>,
+    /// How many were found bad.
+    bad: AtomicU64,
 }
+
+/// So many bad copies are told of each on its own: a log has room for hundreds of thousands.
+const MOST_TOLD: u64 = 5;
 
 /// Not looked at yet.
 const UNVERIFIED: u8 = 0;
@@ -67,7 +72,8 @@ impl JournalOverlay {
             copies.dedup_by_key(|copy| copy.fs_block);
         }
         let block_size = u64::from(block_size);
-        Self { base, log, format, first_sequence, block_size, copies, states }
+        let bad = AtomicU64::new(0);
+        Self { base, log, format, first_sequence, block_size, copies, states, bad }
     }
 
     /// How many file-system blocks have a copy in the log.
@@ -245,13 +251,21 @@ impl JournalOverlay {
         let Copy { fs_block, log_block, transaction, checksum, .. } = self.copies[index];
         let sequence = self.first_sequence.wrapping_add(transaction);
         let good = self.format.copy_ok(checksum, sequence, bytes);
-        if !good {
-            tracing::warn!(
-                "journal: the copy of block {fs_block} in log block {log_block} (transaction {sequence}) does \
-                 not match its checksum: left out"
-            );
+        let state = if good { GOOD } else { BAD };
+        // Two who look at the same time tell of it once.
+        if self.states[index].swap(state, Ordering::Relaxed) == UNVERIFIED && !good {
+            match self.bad.fetch_add(1, Ordering::Relaxed) {
+                0..MOST_TOLD => tracing::warn!(
+                    "journal: the copy of block {fs_block} in log block {log_block} (transaction {sequence}) does \
+                     not match its checksum: left out"
+                ),
+                MOST_TOLD => tracing::warn!(
+                    "journal: more copies do not match their checksums: left out, and counted at the end \
+                     (`verify` names them)"
+                ),
+                _ => {}
+            }
         }
-        self.states[index].store(if good { GOOD } else { BAD }, Ordering::Relaxed);
         good
     }
 
@@ -292,6 +306,17 @@ impl JournalOverlay {
                 }
             }
             return Some(Ok(whole));
+        }
+    }
+}
+
+impl Drop for JournalOverlay {
+    fn drop(&mut self) {
+        let bad = *self.bad.get_mut();
+        if bad > MOST_TOLD {
+            tracing::warn!(
+                "journal: {bad} copies in all did not match their checksums and were left out"
+            );
         }
     }
 }

@@ -1,0 +1,3 @@
+//! Comparisons of file systems that a tool and the tests share.
+
+pub mod engines;
