@@ -105,7 +105,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let missing = Mountpoint::new(&temporary.path().join("no")).unwrap_err();
         assert_eq!(missing.kind(), ErrorKind::Io);
-        assert!(missing.message().contains("No such file"), "{missing}");
+        assert!(missing.message().contains("no such directory"), "{missing}");
 
         let file = temporary.path().join("file");
         std::fs::write(&file, "x").unwrap();

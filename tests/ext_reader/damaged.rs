@@ -381,6 +381,57 @@ fn a_size_that_no_map_can_hold_is_damage() {
 }
 
 #[test]
+fn contents_are_never_taken_from_the_file_systems_own_blocks() {
+    if !can_run("contents_are_never_taken_from_the_file_systems_own_blocks", NEEDS) {
+        return;
+    }
+    // Without checksums nothing but the place tells; the last one keeps the tables of all groups in the first.
+    for (mke2fs, field, node) in [
+        (&["-t", "ext3"][..], "block[3]", 12),
+        (&["-t", "ext3", "-O", "flex_bg"], "block[3]", 12),
+        (&["-t", "ext4", "-O", "^metadata_csum", "-g", "1024"], "block[5]", 0),
+    ] {
+        let image = Damaged::new(mke2fs);
+        let stats = image.debugfs("stats");
+        let descriptor = stats.lines().find(|line| line.contains("Group  1:")).unwrap();
+        let number = |what: &str| -> u64 {
+            let rest = descriptor.split(what).nth(1).unwrap().trim_start();
+            rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+        };
+        for own in [
+            number("block bitmap at"),
+            number("inode bitmap at"),
+            number("inode table at"),
+            number("inode table at") + 3,
+        ] {
+            let message = format!("{mke2fs:?}: block {own}");
+            assert!(own > 1, "{message}");
+            let before = fs::read(image.image()).unwrap();
+            wait(async {
+                let large = image.open().await.unwrap();
+                let ino = large.lookup(large.root(), b"large").await.unwrap();
+                let sound = large.open(ino).await.unwrap().read(0, 3 << 20).await.unwrap();
+                assert_eq!(sound.len(), 3 << 20, "{message}");
+
+                image.set(&format!("sif large {field} {own}"));
+                let fs = image.open().await.unwrap();
+                let read = async |name: &[u8]| {
+                    let file = fs.lookup(fs.root(), name).await?;
+                    fs.open(file).await?.read(node * 1024, 1024).await
+                };
+                let error = read(b"large").await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{message}");
+                assert!(error.to_string().contains("the file system's own"), "{error}");
+                // It is its own damage only.
+                let (names, none) = list(&fs, b"many").await;
+                assert_eq!((names.len(), none), (2002, None), "{message}");
+            });
+            fs::write(image.image(), before).unwrap();
+        }
+    }
+}
+
+#[test]
 fn what_lies_past_the_end_of_a_cut_image_is_an_error() {
     if !can_run("what_lies_past_the_end_of_a_cut_image_is_an_error", NEEDS) {
         return;

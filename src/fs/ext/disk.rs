@@ -16,6 +16,7 @@ use super::layout::superblock::Superblock;
 use super::layout::{FileBlock, FsBlock, corrupt};
 use super::replay::Replayed;
 use super::walk_ahead::WalkAhead;
+use super::zones::Zones;
 use crate::block::{self, BlockSource, Segments};
 use crate::error::Result;
 use crate::fs::Ino;
@@ -27,6 +28,7 @@ const DIRS_BYTES: usize = 4 << 20;
 const NAMES_BYTES: usize = 2 << 20;
 const GROUPS_BYTES: usize = 512 << 10;
 const DIR_ENDS_BYTES: usize = 64 << 10;
+const ZONES_BYTES: usize = 256 << 10;
 
 /// Whether checksums are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub(super) struct Disk {
     /// What fast commits changed, which stands before all else.
     pub(super) replayed: Replayed,
     pub(super) groups: ByteLru<u32, Group>,
+    /// The blocks of metadata, by the first group of those that were looked at together.
+    pub(super) zones: ByteLru<u32, Arc<Zones>>,
     pub(super) files: ByteLru<Ino, Arc<File>>,
     pub(super) maps: ByteLru<(Ino, Child), Arc<MapNode>>,
     pub(super) dirs: ByteLru<(Ino, FileBlock), Arc<DirBlock>>,
@@ -66,6 +70,7 @@ impl Disk {
             verify,
             replayed: Replayed::default(),
             groups: ByteLru::new(GROUPS_BYTES),
+            zones: ByteLru::new(ZONES_BYTES),
             files: ByteLru::new(FILES_BYTES),
             maps: ByteLru::new(MAPS_BYTES),
             dirs: ByteLru::new(DIRS_BYTES),

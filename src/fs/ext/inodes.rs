@@ -1,6 +1,7 @@
 //! From an inode's number to the inode: group descriptor, inode table, cache.
 
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -21,11 +22,18 @@ pub(super) struct File {
     pub(super) ino: Ino,
     pub(super) inode: Inode,
     map_root: OnceLock<Result<MapNode>>,
+    /// Whether the root points at nothing that it must not point at; the other nodes are looked at as they are read.
+    pub(super) root_is_checked: AtomicBool,
 }
 
 impl File {
     pub(super) fn new(inode: Inode) -> Self {
-        Self { ino: inode.attr.ino, inode, map_root: OnceLock::new() }
+        Self {
+            ino: inode.attr.ino,
+            inode,
+            map_root: OnceLock::new(),
+            root_is_checked: AtomicBool::new(false),
+        }
     }
 
     /// A file whose map is not the one in its inode.
@@ -152,7 +160,12 @@ impl Disk {
         Some(group)
     }
 
-    async fn read_group(&self, number: u32, block: FsBlock, verify: bool) -> Result<Group> {
+    pub(super) async fn read_group(
+        &self,
+        number: u32,
+        block: FsBlock,
+        verify: bool,
+    ) -> Result<Group> {
         let range = self.desc_bytes(number, block);
         let bytes = self.read(range.start, usize::from(self.sb.desc_size)).await?.into_bytes();
         Group::parse(&self.sb, number, &bytes, verify)

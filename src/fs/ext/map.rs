@@ -2,18 +2,24 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::disk::Disk;
 use super::inodes::File;
 use super::layout::map::{Child, Found, MapNode, NodeKind, Run};
 use super::layout::{FileBlock, FsBlock, extent, indirect};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 impl Disk {
     /// The run that a block of the file belongs to. Each node is parsed once and kept, and each step goes one level
     /// down, so a walk costs a few look-ups and always ends.
     pub(super) async fn run(&self, file: &File, block: FileBlock) -> Result<Run> {
-        let mut found = file.map_root(&self.sb)?.find(block);
+        let root = file.map_root(&self.sb)?;
+        if !file.root_is_checked.load(Ordering::Relaxed) {
+            self.check_targets(root).await.map_err(|error| error.context(file.ino))?;
+            file.root_is_checked.store(true, Ordering::Relaxed);
+        }
+        let mut found = root.find(block);
         loop {
             let child = match found {
                 Found::Run(run) => return Ok(run),
@@ -30,6 +36,9 @@ impl Disk {
 
     /// [`Disk::run`] where it needs no waiting.
     pub(super) fn cached_run(&self, file: &File, block: FileBlock) -> Option<Result<Run>> {
+        if !file.root_is_checked.load(Ordering::Relaxed) {
+            return None;
+        }
         match self.find_cached(file, block) {
             Ok((Found::Run(run), _)) => Some(Ok(run)),
             Ok((Found::Child(_), _)) => None,
@@ -65,8 +74,9 @@ impl Disk {
             }
             NodeKind::Indirect { level } => indirect::parse_block(&self.sb, &bytes, level, range),
         };
-        let node = node.map_err(|error| error.context(child.block).context(file.ino))?;
-        let node = Arc::new(node);
+        let named = |error: Error| error.context(child.block).context(file.ino);
+        let node = Arc::new(node.map_err(named)?);
+        self.check_targets(&node).await.map_err(named)?;
         self.maps.insert((file.ino, child), Arc::clone(&node), node.weight());
         Ok(node)
     }

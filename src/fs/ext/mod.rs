@@ -25,6 +25,7 @@ mod symlink;
 mod walk_ahead;
 mod watch;
 mod xattrs;
+mod zones;
 
 use std::sync::Arc;
 

@@ -74,11 +74,10 @@ impl Disk {
         if sb.features.ro_compat.contains(RoCompat::BIGALLOC) || sb.groups_count > ALL_GROUPS {
             return sb.overhead.unwrap_or(0);
         }
-        let inode_table =
-            (u64::from(sb.inodes_per_group) * u64::from(sb.inode_size)).div_ceil(self.block_size());
+        let table = sb.inode_table_blocks();
         let groups: u64 = (0..sb.groups_count)
             .map(|group| {
-                u64::from(sb.group_has_super(group)) + sb.group_desc_blocks(group) + inode_table + 2
+                u64::from(sb.group_has_super(group)) + sb.group_desc_blocks(group) + table + 2
             })
             .sum();
         let journal = match sb.journal {

@@ -27,11 +27,15 @@ struct Raw {
     bg_checksum: U16,
 }
 
-/// What a reader needs of a group: where its inodes lie, and what is free.
+/// What a reader needs of a group: where its inodes and bitmaps lie, and what is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
     /// The first block of its inode table; the whole table lies within the file system.
     pub inode_table: FsBlock,
+    /// The bitmap of its blocks, wherever the descriptor says.
+    pub block_bitmap: FsBlock,
+    /// The bitmap of its inodes, wherever the descriptor says.
+    pub inode_bitmap: FsBlock,
     /// Free clusters, which are blocks but for `bigalloc`.
     pub free_clusters: u32,
     /// Free inodes.
@@ -60,15 +64,15 @@ impl Group {
                 return Err(mismatch(u32::from(stored), u32::from(sum)));
             }
         }
-        let inode_table_hi = super::le32(bytes, 0x28).unwrap_or(0);
-        let inode_table =
-            FsBlock(u64::from(raw.bg_inode_table_lo.get()) | u64::from(inode_table_hi) << 32);
+        let block = |lo: U32, hi_at| {
+            let hi = super::le32(bytes, hi_at).unwrap_or(0);
+            FsBlock(u64::from(lo.get()) | u64::from(hi) << 32)
+        };
+        let inode_table = block(raw.bg_inode_table_lo, 0x28);
         let wide = |lo: U16, hi_at| {
             u32::from(lo.get()) | u32::from(super::le16(bytes, hi_at).unwrap_or(0)) << 16
         };
-        let table_blocks = (u64::from(sb.inodes_per_group) * u64::from(sb.inode_size))
-            .div_ceil(u64::from(sb.block_size));
-        if !sb.has_blocks(inode_table, table_blocks) {
+        if !sb.has_blocks(inode_table, sb.inode_table_blocks()) {
             return Err(corrupt(format!(
                 "inode table at {inode_table}, outside the {} blocks of the file system",
                 sb.blocks_count
@@ -76,6 +80,8 @@ impl Group {
         }
         Ok(Self {
             inode_table,
+            block_bitmap: block(raw.bg_block_bitmap_lo, 0x20),
+            inode_bitmap: block(raw.bg_inode_bitmap_lo, 0x24),
             free_clusters: wide(raw.bg_free_blocks_count_lo, 0x2C),
             free_inodes: wide(raw.bg_free_inodes_count_lo, 0x2E),
         })

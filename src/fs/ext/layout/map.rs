@@ -115,6 +115,15 @@ impl MapNode {
         Found::Run(Run { first: FileBlock(hole_start), len: hole_end - hole_start, place: None })
     }
 
+    /// All that it points at, children and data: the first block, and how many.
+    pub fn targets(&self) -> impl Iterator<Item = (FsBlock, u64)> + '_ {
+        self.entries.iter().filter_map(|entry| match entry.target {
+            Target::Data(block) => Some((block, entry.len)),
+            Target::Child(block, _) => Some((block, 1)),
+            Target::Unwritten => None,
+        })
+    }
+
     /// The blocks of all children, in the order of the file.
     pub fn children(&self) -> impl Iterator<Item = Child> + '_ {
         self.entries.iter().filter_map(|entry| match entry.target {

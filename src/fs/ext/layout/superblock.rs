@@ -160,6 +160,8 @@ pub struct Superblock {
     pub inodes_per_group: u32,
     /// Number of groups.
     pub groups_count: u32,
+    /// Groups that keep their bitmaps and inode tables together (`flex_bg`): a power of two.
+    pub groups_per_flex: u32,
     /// Bytes per inode: a power of two from 128 to the block size.
     pub inode_size: u16,
     /// The first inode that is not reserved.
@@ -355,6 +357,11 @@ impl Superblock {
             blocks_per_group,
             inodes_per_group,
             groups_count,
+            // As in the kernel, other values mean that each group keeps its own.
+            groups_per_flex: match raw.s_log_groups_per_flex {
+                bits @ 1..=31 if features.incompat.contains(Incompat::FLEX_BG) => 1 << bits,
+                _ => 1,
+            },
             inode_size,
             first_ino,
             desc_size,
@@ -399,6 +406,19 @@ impl Superblock {
     /// Group descriptors per block.
     pub fn descs_per_block(&self) -> u32 {
         self.block_size / u32::from(self.desc_size)
+    }
+
+    /// Blocks of a group's inode table.
+    pub fn inode_table_blocks(&self) -> u64 {
+        (u64::from(self.inodes_per_group) * u64::from(self.inode_size))
+            .div_ceil(u64::from(self.block_size))
+    }
+
+    /// The group that a block belongs to; the blocks before the first group count as its own.
+    pub fn group_of(&self, block: FsBlock) -> u32 {
+        let group =
+            block.0.saturating_sub(self.first_data_block.into()) / u64::from(self.blocks_per_group);
+        u32::try_from(group).unwrap_or(u32::MAX)
     }
 
     /// The first block of a group, which may be past the end where there is no such group.
