@@ -403,6 +403,7 @@ fn contents_are_never_taken_from_the_file_systems_own_blocks() {
             number("inode bitmap at"),
             number("inode table at"),
             number("inode table at") + 3,
+            image.block_of("<8>", 500),
         ] {
             let message = format!("{mke2fs:?}: block {own}");
             assert!(own > 1, "{message}");

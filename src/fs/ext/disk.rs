@@ -47,6 +47,8 @@ pub(super) struct Disk {
     /// What fast commits changed, which stands before all else.
     pub(super) replayed: Replayed,
     pub(super) groups: ByteLru<u32, Group>,
+    /// The journal's blocks, as far as they are known.
+    pub(super) log: Zones,
     /// The blocks of metadata, by the first group of those that were looked at together.
     pub(super) zones: ByteLru<u32, Arc<Zones>>,
     pub(super) files: ByteLru<Ino, Arc<File>>,
@@ -70,6 +72,7 @@ impl Disk {
             verify,
             replayed: Replayed::default(),
             groups: ByteLru::new(GROUPS_BYTES),
+            log: Zones::default(),
             zones: ByteLru::new(ZONES_BYTES),
             files: ByteLru::new(FILES_BYTES),
             maps: ByteLru::new(MAPS_BYTES),

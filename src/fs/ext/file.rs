@@ -40,7 +40,7 @@ impl Reader {
         let inline = file.inline_data(&disk.sb)?.map(Bytes::from);
         if inline.is_none() && file.inode.attr.size == 0 {
             // Nothing will be read, so that nobody would see that its map is damaged, and its size likely too.
-            file.map_root(&disk.sb)?;
+            disk.map_root(&file).await?;
         }
         Ok(Self { disk, file, inline, readahead: Mutex::default() })
     }

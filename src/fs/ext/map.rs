@@ -14,12 +14,7 @@ impl Disk {
     /// The run that a block of the file belongs to. Each node is parsed once and kept, and each step goes one level
     /// down, so a walk costs a few look-ups and always ends.
     pub(super) async fn run(&self, file: &File, block: FileBlock) -> Result<Run> {
-        let root = file.map_root(&self.sb)?;
-        if !file.root_is_checked.load(Ordering::Relaxed) {
-            self.check_targets(root).await.map_err(|error| error.context(file.ino))?;
-            file.root_is_checked.store(true, Ordering::Relaxed);
-        }
-        let mut found = root.find(block);
+        let mut found = self.map_root(file).await?.find(block);
         loop {
             let child = match found {
                 Found::Run(run) => return Ok(run),
@@ -32,6 +27,16 @@ impl Disk {
             };
             found = node.find(block);
         }
+    }
+
+    /// The root of the file's map, which points at nothing that it must not point at.
+    pub(super) async fn map_root<'a>(&self, file: &'a File) -> Result<&'a MapNode> {
+        let root = file.map_root(&self.sb)?;
+        if !file.root_is_checked.load(Ordering::Relaxed) {
+            self.check_targets(root).await.map_err(|error| error.context(file.ino))?;
+            file.root_is_checked.store(true, Ordering::Relaxed);
+        }
+        Ok(root)
     }
 
     /// [`Disk::run`] where it needs no waiting.

@@ -30,12 +30,13 @@ pub(super) async fn open(
     let before = superblocks::find(&*device, options.superblock).await?;
 
     let base = Arc::clone(&device);
-    let Recovered { source, fast_commits, overlay, mut report } =
+    let Recovered { source, fast_commits, overlay, mut report, log } =
         recover(base, &before, journal_device, options.journal, &mut watch).await?;
 
     // The log may hold a newer superblock.
     let Found { sb, backup } = superblocks::find(&*source, options.superblock).await?;
     let mut disk = Disk::new(Arc::clone(&source), sb.clone(), Verify::Always);
+    disk.log = log;
     if !fast_commits.is_empty() {
         let before = Disk::new(Arc::clone(&source), sb.clone(), Verify::Always);
         let (replayed, warnings) =

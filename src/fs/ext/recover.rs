@@ -13,6 +13,7 @@ use super::layout::superblock::{JournalPlace, Superblock};
 use super::layout::{FileBlock, FsBlock, corrupt};
 use super::superblocks::Found;
 use super::watch::Watch;
+use super::zones::Zones;
 use crate::block::BlockSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{FileType, Ino};
@@ -29,13 +30,24 @@ pub(super) struct Recovered {
     pub(super) overlay: Option<Arc<JournalOverlay>>,
     /// What was found in the journal.
     pub(super) report: JournalReport,
+    /// The log's blocks, where it lies inside the file system and could be read.
+    pub(super) log: Zones,
 }
 
 impl Recovered {
     /// The blocks as they lie on the disk.
     fn as_found(source: Arc<dyn BlockSource>, report: JournalReport) -> Self {
-        Self { source, fast_commits: Vec::new(), overlay: None, report }
+        Self { source, fast_commits: Vec::new(), overlay: None, report, log: Zones::default() }
     }
+}
+
+/// A log that was read.
+struct PlayedBack {
+    /// The device that it lies on.
+    device: Arc<dyn BlockSource>,
+    recovery: Recovery,
+    /// See [`Recovered::log`].
+    log: Zones,
 }
 
 /// Plays the journal back, as far as it is to be.
@@ -59,17 +71,21 @@ pub(super) async fn recover(
             unread.warnings.push("the journal was not played back, as asked for".into());
         }
         // A writer changes the log first, whatever is made of it here.
+        let mut log = Zones::default();
         match play_back(&source, &found.sb, place, journal_device).await {
-            Ok(Some((log_device, recovery))) => watch.add_all(&log_device, &recovery.watch),
+            Ok(Some(played)) => {
+                watch.add_all(&played.device, &played.recovery.watch);
+                log = played.log;
+            }
             Ok(None) => {}
             Err(_) => watch_start(&source, &found.sb, place, watch).await,
         }
-        return Ok(Recovered::as_found(source, unread));
+        return Ok(Recovered { log, ..Recovered::as_found(source, unread) });
     }
     // A backup superblock is not written in use, so its flag does not count.
     let needed = flagged || found.backup.is_some();
     let played = play_back(&source, &found.sb, place, journal_device).await;
-    let (log_device, recovery) = match played {
+    let PlayedBack { device, recovery, log } = match played {
         Ok(Some(played)) => played,
         Ok(None) => return Ok(Recovered::as_found(source, unread)),
         Err(error) if !needed && is_damage(&error) => {
@@ -79,7 +95,7 @@ pub(super) async fn recover(
         }
         Err(error) => return Err(error),
     };
-    watch.add_all(&log_device, &recovery.watch);
+    watch.add_all(&device, &recovery.watch);
     let mut report = recovery.report.clone();
     if !needed {
         // As the kernel: without the flag the log is of no interest, whatever it holds.
@@ -91,7 +107,7 @@ pub(super) async fn recover(
             );
         }
         let report = JournalReport { dirty: false, replayed: false, ..report };
-        return Ok(Recovered::as_found(source, report));
+        return Ok(Recovered { log, ..Recovered::as_found(source, report) });
     }
     if report.dirty && mode == JournalMode::RequireClean {
         return Err(Error::new(
@@ -105,7 +121,8 @@ pub(super) async fn recover(
         tracing::warn!("{warning}");
     }
     let overlay = recovery.overlay();
-    Ok(Recovered { source: recovery.source, fast_commits: recovery.fast_commits, overlay, report })
+    let Recovery { source, fast_commits, .. } = recovery;
+    Ok(Recovered { source, fast_commits, overlay, report, log })
 }
 
 /// Watches the first block of a log inside the file system, the journal superblock, where nothing else can be made of the
@@ -125,23 +142,23 @@ async fn watch_start(
     }
 }
 
-/// Plays the log back in memory, wherever it lies; gives the device with the log too. `None` for a log on another device
-/// that is neither given nor needed.
+/// Plays the log back in memory, wherever it lies. `None` for a log on another device that is neither given nor needed.
 async fn play_back(
     source: &Arc<dyn BlockSource>,
     sb: &Superblock,
     place: JournalPlace,
     journal_device: Option<Arc<dyn BlockSource>>,
-) -> Result<Option<(Arc<dyn BlockSource>, Recovery)>> {
+) -> Result<Option<PlayedBack>> {
     let base = Arc::clone(source);
     match (place, journal_device) {
         (JournalPlace::Inode(ino), None) => {
             let disk = Disk::new(Arc::clone(source), sb.clone(), Verify::BeforeRecovery);
-            let log = log_runs(&disk, ino)
+            let runs = log_runs(&disk, ino)
                 .await
                 .map_err(|error| error.context("journal").with_hint(IGNORE_HINT))?;
-            let recovery = journal::recover(base, log, sb.block_size).await?;
-            Ok(Some((Arc::clone(source), recovery)))
+            let log = Zones::new(runs.iter().map(LogRun::fs_blocks).collect());
+            let recovery = journal::recover(base, runs, sb.block_size).await?;
+            Ok(Some(PlayedBack { device: Arc::clone(source), recovery, log }))
         }
         (JournalPlace::Inode(_), Some(_)) => Err(Error::new(
             ErrorKind::Usage,
@@ -158,7 +175,7 @@ async fn play_back(
         (JournalPlace::Device(uuid), Some(device)) => {
             let log = Arc::clone(&device);
             let recovery = journal::recover_external(base, log, uuid, sb.block_size).await?;
-            Ok(Some((device, recovery)))
+            Ok(Some(PlayedBack { device, recovery, log: Zones::default() }))
         }
     }
 }

@@ -16,12 +16,14 @@ use crate::error::Result;
 /// group would cost more reads than the file.
 const MOST_GROUPS: u32 = 64;
 
-/// What some groups keep among their own blocks: superblocks, descriptors, bitmaps and inode tables.
+/// Blocks that are taken: those of the journal, or the superblocks, descriptors, bitmaps and inode tables that some groups
+/// keep among their own.
+#[derive(Default)]
 pub(super) struct Zones(Vec<Range<u64>>);
 
 impl Zones {
     /// Joins ranges in any order, of which some may be empty.
-    fn new(mut ranges: Vec<Range<u64>>) -> Self {
+    pub(super) fn new(mut ranges: Vec<Range<u64>>) -> Self {
         ranges.retain(|range| !range.is_empty());
         ranges.sort_unstable_by_key(|range| range.start);
         ranges.dedup_by(|next, range| {
@@ -45,7 +47,7 @@ impl Zones {
 }
 
 impl Disk {
-    /// Refuses a node of a map that points into metadata.
+    /// Refuses a node of a map that points into metadata or the journal.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`], and those of reading the groups' descriptors.
@@ -58,6 +60,13 @@ impl Disk {
         let mut known: Option<(u32, Arc<Zones>)> = None;
         for (start, len) in node.targets() {
             let blocks = start.0..start.0.saturating_add(len);
+            let refused = || {
+                let own = "among which are the file system's own";
+                Err(corrupt(format!("{len} blocks from {start} on, {own}")))
+            };
+            if self.log.touches(&blocks) {
+                return refused();
+            }
             let last = self.sb.group_of(FsBlock(blocks.end - 1)) / together;
             for set in self.sb.group_of(start) / together..=last {
                 let first = set * together;
@@ -66,9 +75,7 @@ impl Disk {
                     _ => &known.insert((first, self.zones(first, together).await?)).1,
                 };
                 if zones.touches(&blocks) {
-                    return Err(corrupt(format!(
-                        "{len} blocks from {start} on, among which are the file system's own"
-                    )));
+                    return refused();
                 }
             }
         }

@@ -14,6 +14,7 @@ mod testlog;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -73,6 +74,13 @@ pub struct LogRun {
     pub fs_block: u64,
     /// Number of blocks.
     pub length: u32,
+}
+
+impl LogRun {
+    /// Its blocks on the device that holds the log.
+    pub fn fs_blocks(&self) -> Range<u64> {
+        self.fs_block..self.fs_block.saturating_add(self.length.into())
+    }
 }
 
 /// The result of a recovery in memory.
