@@ -165,6 +165,9 @@ impl View {
 
     /// Hands the entries of `dir` after `cookie` to `add`, until that says that it is full or there are no more.
     ///
+    /// An inode that cannot be read costs its entry the attributes. A device that does not answer ends the reply: every other
+    /// inode would be waited for as long, and who waits for a reply cannot be killed.
+    ///
     /// # Errors
     /// Only where not one entry was added: else the reply carries those, and the next call meets the error again.
     pub(super) async fn list(
@@ -176,6 +179,8 @@ impl View {
         mut add: impl FnMut(Listed<'_>) -> Full + Send,
     ) -> Result<()> {
         let fs = self.fs()?;
+        // In a tree of targets one that is silent must not hide the others.
+        let is_one_device = self.lifetime(dir) == UNCHANGING;
         let mut added = false;
         loop {
             let mut batch = match listing.take(cookie) {
@@ -192,7 +197,13 @@ impl View {
             while let Some(entry) = batch.pop_front() {
                 // The file types are not in the directories of an old ext2.
                 let attr = if want == Want::Attributes || entry.file_type.is_none() {
-                    fs.getattr(entry.ino).await.ok()
+                    match fs.getattr(entry.ino).await {
+                        Ok(attr) => Some(attr),
+                        Err(error) if is_one_device && is_silence(error.kind()) => {
+                            return if added { Ok(()) } else { Err(error) };
+                        }
+                        Err(_) => None,
+                    }
                 } else {
                     None
                 };
@@ -216,6 +227,12 @@ impl View {
         fs.prefetch_inodes(&inodes);
         Ok(batch.into())
     }
+}
+
+/// Whether such a failure says nothing about what was to be read, only that the device was not there in time.
+fn is_silence(kind: ErrorKind) -> bool {
+    use ErrorKind::{Connect, Login, NoAnswer, PathClosed, SessionLost, Timeout};
+    matches!(kind, Connect | Login | NoAnswer | PathClosed | SessionLost | Timeout)
 }
 
 /// Which of the two `lseek(2)` is asked for.

@@ -89,6 +89,24 @@ async fn one_unreadable_inode_does_not_hide_its_name_or_its_neighbours() {
 }
 
 #[tokio::test]
+async fn a_listing_waits_once_for_a_device_that_does_not_answer() {
+    let mut memory = twenty_files();
+    for number in 13..31 {
+        memory.break_inode(Ino(number), ErrorKind::Timeout);
+    }
+    let view = View::new(Arc::new(memory), Shown::default());
+    let listing = Listing::default();
+    let read = list(&view, &listing, 0, Want::Attributes, 100).await.unwrap();
+    let names: Vec<&str> = read.iter().map(|entry| entry.0.as_str()).collect();
+    assert_eq!(names, [".", "..", "f11", "f12"]);
+    let next = list(&view, &listing, read[3].1, Want::Attributes, 100).await;
+    assert_eq!(next.unwrap_err().kind(), ErrorKind::Timeout);
+    // Names alone need no inode.
+    let all = list(&view, &listing, 0, Want::Names, 100).await.unwrap();
+    assert_eq!(all.len(), 22);
+}
+
+#[tokio::test]
 async fn the_dots_show_ext_numbers_and_files_their_node() {
     let view = View::new(Arc::new(twenty_files()), Shown::default());
     let all = list(&view, &Listing::default(), 0, Want::Attributes, 3).await.unwrap();
