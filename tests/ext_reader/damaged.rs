@@ -432,6 +432,40 @@ fn contents_are_never_taken_from_the_file_systems_own_blocks() {
     }
 }
 
+/// `tune2fs -j` makes it in a mounted ext2, as `/.journal`; the kernel shows it like any other file.
+#[test]
+fn a_journal_that_has_a_name_is_read_like_any_file() {
+    if !can_run("a_journal_that_has_a_name_is_read_like_any_file", NEEDS) {
+        return;
+    }
+    let image = Damaged::new(&["-t", "ext2"]);
+    let (first, last) = (image.block_of("large", 0), image.block_of("large", 3071));
+    // Magic number, type, sequence; block size, blocks, the first of the log; the next sequence, and that it is empty.
+    let words = [0xC03B_3998_u32, 4, 0, 1024, 3072, 1, 1, 0];
+    let mut superblock: Vec<u8> = words.into_iter().flat_map(u32::to_be_bytes).collect();
+    superblock.resize(1024, 0);
+    image.write(first * 1024, &superblock);
+    let told = image.debugfs("stat large");
+    let ino = told.split_whitespace().nth(1).unwrap();
+    image.set("feature has_journal");
+    image.set(&format!("ssv journal_inum {ino}"));
+    wait(async {
+        let fs = image.open().await.unwrap();
+        assert_eq!(fs.summary().warnings, [""; 0]);
+        let log = fs.lookup(fs.root(), b"large").await.unwrap();
+        let read = fs.open(log).await.unwrap().read(0, 3 << 20).await.unwrap().into_bytes();
+        assert_eq!(read[..1024], superblock);
+        assert!(read.len() == 3 << 20 && read[1024..].iter().all(|byte| *byte == 7));
+        // Another file has nothing to do there.
+        image.set(&format!("sif many/entry-00007 block[0] {last}"));
+        let fs = image.open().await.unwrap();
+        let many = fs.lookup(fs.root(), b"many").await.unwrap();
+        let other = fs.lookup(many, b"entry-00007").await.unwrap();
+        let error = fs.open(other).await.unwrap().read(0, 5).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    });
+}
+
 #[test]
 fn what_lies_past_the_end_of_a_cut_image_is_an_error() {
     if !can_run("what_lies_past_the_end_of_a_cut_image_is_an_error", NEEDS) {

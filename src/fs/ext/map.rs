@@ -33,7 +33,8 @@ impl Disk {
     pub(super) async fn map_root<'a>(&self, file: &'a File) -> Result<&'a MapNode> {
         let root = file.map_root(&self.sb)?;
         if !file.root_is_checked.load(Ordering::Relaxed) {
-            self.check_targets(root).await.map_err(|error| error.context(file.ino))?;
+            let checked = self.check_targets(file.ino, root).await;
+            checked.map_err(|error| error.context(file.ino))?;
             file.root_is_checked.store(true, Ordering::Relaxed);
         }
         Ok(root)
@@ -81,7 +82,7 @@ impl Disk {
         };
         let named = |error: Error| error.context(child.block).context(file.ino);
         let node = Arc::new(node.map_err(named)?);
-        self.check_targets(&node).await.map_err(named)?;
+        self.check_targets(file.ino, &node).await.map_err(named)?;
         self.maps.insert((file.ino, child), Arc::clone(&node), node.weight());
         Ok(node)
     }

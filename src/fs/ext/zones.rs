@@ -9,8 +9,10 @@ use std::sync::Arc;
 use super::dir::is_damage;
 use super::disk::{Disk, Verify};
 use super::layout::map::MapNode;
+use super::layout::superblock::JournalPlace;
 use super::layout::{FsBlock, corrupt};
 use crate::error::Result;
+use crate::fs::Ino;
 
 /// Groups that are looked at together, at most. Larger flex groups are rare, and knowing all of what lies in their first
 /// group would cost more reads than the file.
@@ -47,15 +49,17 @@ impl Zones {
 }
 
 impl Disk {
-    /// Refuses a node of a map that points into metadata or the journal.
+    /// Refuses a node of the map of `ino` that points into metadata or the journal.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`], and those of reading the groups' descriptors.
-    pub(super) async fn check_targets(&self, node: &MapNode) -> Result<()> {
+    pub(super) async fn check_targets(&self, ino: Ino, node: &MapNode) -> Result<()> {
         if self.verify == Verify::BeforeRecovery {
             // The descriptors may be out of date, and recovery reads nothing but the journal.
             return Ok(());
         }
+        // A journal that was made in a mounted ext2 is a file like others, `/.journal`, until e2fsck hides it.
+        let is_log = self.sb.journal == Some(JournalPlace::Inode(ino));
         let together = self.sb.groups_per_flex.min(MOST_GROUPS);
         let mut known: Option<(u32, Arc<Zones>)> = None;
         for (start, len) in node.targets() {
@@ -64,7 +68,7 @@ impl Disk {
                 let own = "among which are the file system's own";
                 Err(corrupt(format!("{len} blocks from {start} on, {own}")))
             };
-            if self.log.touches(&blocks) {
+            if !is_log && self.log.touches(&blocks) {
                 return refused();
             }
             let last = self.sb.group_of(FsBlock(blocks.end - 1)) / together;
