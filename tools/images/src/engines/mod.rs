@@ -142,7 +142,10 @@ impl Pair {
                 self.ours(place, &error);
                 return Ok(None);
             }
-            (Err(_), Err(_)) => return Ok(None),
+            (Err(error), Err(_)) => {
+                self.both(place, &error);
+                return Ok(None);
+            }
         };
         for (name, ours, theirs) in plain_fields(&ours, &theirs) {
             if ours != theirs {
@@ -167,6 +170,13 @@ impl Pair {
     fn ours(&mut self, place: &Place, error: &Error) {
         let what = place.told(&format!("ours: {error}"));
         self.comparison.note(self.scene.ours(error), what);
+    }
+
+    /// What neither reads.
+    fn both(&mut self, place: &Place, error: &Error) {
+        if !self.scene.may_fail(error) {
+            self.comparison.note(None, place.told(&format!("both: {error}")));
+        }
     }
 
     /// Compares the names in a directory, and gives those that both have.
@@ -209,7 +219,7 @@ impl Pair {
                 Err(error) if self.view.getattr(their.ino).await.is_ok() => {
                     self.ours(&child, &error);
                 }
-                Err(_) => {}
+                Err(error) => self.both(&child, &error),
             }
             children.push(child);
         }
@@ -237,7 +247,7 @@ impl Pair {
                 self.comparison.note(fault, place.told(error.message()));
             }
             (Err(error), Ok(_)) => self.ours(place, &error),
-            (Err(_), Err(_)) => {}
+            (Err(error), Err(_)) => self.both(place, &error),
         }
         Ok(())
     }
@@ -250,14 +260,20 @@ impl Pair {
             (Ok(ours), Err(error)) => {
                 return match ours.read(0, READ).await {
                     Ok(_) => self.unread(place, &error).await,
-                    Err(_) => Ok(()),
+                    Err(error) => {
+                        self.both(place, &error);
+                        Ok(())
+                    }
                 };
             }
             (Err(error), Ok(_)) => {
                 self.ours(place, &error);
                 return Ok(());
             }
-            (Err(_), Err(_)) => return Ok(()),
+            (Err(error), Err(_)) => {
+                self.both(place, &error);
+                return Ok(());
+            }
         };
         let mut offset = 0;
         while offset < MOST_CONTENTS {
@@ -269,7 +285,10 @@ impl Pair {
                     self.ours(place, &error);
                     return Ok(());
                 }
-                (Err(_), Err(_)) => return Ok(()),
+                (Err(error), Err(_)) => {
+                    self.both(place, &error);
+                    return Ok(());
+                }
             };
             if mine != other {
                 let what = place.told(&format!("contents differ within 1 MiB at {offset}"));

@@ -288,6 +288,15 @@ pub(super) fn place_by_marked_lengths(extents: &[Extent], block: u64) -> Option<
     None
 }
 
+/// The block that a file block is to be read from; `None` where there are zeros.
+pub(super) fn place(extents: &[Extent], block: u64) -> Option<u64> {
+    let holds = |extent: &&Extent| {
+        let end = extent.first + u64::from(extent.len);
+        extent.len <= INIT_MAX_LEN && (extent.first..end).contains(&block)
+    };
+    extents.iter().find(holds).map(|extent| extent.start + (block - extent.first))
+}
+
 pub(super) fn has_unwritten(extents: &[Extent]) -> bool {
     extents.iter().any(|extent| extent.len > INIT_MAX_LEN)
 }
