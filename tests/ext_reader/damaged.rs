@@ -11,15 +11,15 @@ use snapbrowse::fs::ext::{Ext, JournalMode, Options};
 use crate::common::{Aspects, Need, can_run, run};
 use crate::walk::{manifest, open, wait};
 
-const NEEDS: &[Need] = &[Need::Program("mke2fs"), Need::Program("debugfs")];
+pub(crate) const NEEDS: &[Need] = &[Need::Program("mke2fs"), Need::Program("debugfs")];
 
 /// An image of 64 MiB in blocks of 1 KiB with a tree in it, made without root.
-struct Damaged {
+pub(crate) struct Damaged {
     dir: tempfile::TempDir,
 }
 
 impl Damaged {
-    fn new(mke2fs: &[&str]) -> Self {
+    pub(crate) fn new(mke2fs: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
         fs::create_dir_all(tree.join("many")).unwrap();
@@ -35,27 +35,27 @@ impl Damaged {
         damaged
     }
 
-    fn image(&self) -> PathBuf {
+    pub(crate) fn image(&self) -> PathBuf {
         self.dir.path().join("image")
     }
 
-    async fn open(&self) -> snapbrowse::Result<Ext> {
+    pub(crate) async fn open(&self) -> snapbrowse::Result<Ext> {
         open(&self.image(), 0, Options::default()).await
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) {
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
         let file = File::options().write(true).open(self.image()).unwrap();
         file.write_all_at(bytes, offset).unwrap();
     }
 
     /// What debugfs prints.
-    fn debugfs(&self, request: &str) -> String {
+    pub(crate) fn debugfs(&self, request: &str) -> String {
         let out = run("debugfs", &["-R", request, self.image().to_str().unwrap()]);
         String::from_utf8(out).unwrap()
     }
 
     /// Lets debugfs change something.
-    fn set(&self, request: &str) {
+    pub(crate) fn set(&self, request: &str) {
         run("debugfs", &["-w", "-R", request, self.image().to_str().unwrap()]);
     }
 
@@ -68,7 +68,7 @@ impl Damaged {
     }
 
     /// The number of a block of a file, counted on the device.
-    fn block_of(&self, path: &str, block: u64) -> u64 {
+    pub(crate) fn block_of(&self, path: &str, block: u64) -> u64 {
         self.debugfs(&format!("bmap {path} {block}")).trim().parse().unwrap()
     }
 }
@@ -137,7 +137,7 @@ fn without_a_primary_superblock_a_backup_is_used_only_where_asked_for() {
 }
 
 /// All names that a listing gives, and the error at its end.
-async fn list(fs: &Ext, path: &[u8]) -> (Vec<Vec<u8>>, Option<ErrorKind>) {
+pub(crate) async fn list(fs: &Ext, path: &[u8]) -> (Vec<Vec<u8>>, Option<ErrorKind>) {
     let dir = fs.lookup(fs.root(), path).await.unwrap();
     let (mut names, mut cookie) = (Vec::new(), 0);
     loop {
@@ -378,92 +378,6 @@ fn a_size_that_no_map_can_hold_is_damage() {
             });
         }
     }
-}
-
-#[test]
-fn contents_are_never_taken_from_the_file_systems_own_blocks() {
-    if !can_run("contents_are_never_taken_from_the_file_systems_own_blocks", NEEDS) {
-        return;
-    }
-    // Without checksums nothing but the place tells; the last one keeps the tables of all groups in the first.
-    for (mke2fs, field, node) in [
-        (&["-t", "ext3"][..], "block[3]", 12),
-        (&["-t", "ext3", "-O", "flex_bg"], "block[3]", 12),
-        (&["-t", "ext4", "-O", "^metadata_csum", "-g", "1024"], "block[5]", 0),
-    ] {
-        let image = Damaged::new(mke2fs);
-        let stats = image.debugfs("stats");
-        let descriptor = stats.lines().find(|line| line.contains("Group  1:")).unwrap();
-        let number = |what: &str| -> u64 {
-            let rest = descriptor.split(what).nth(1).unwrap().trim_start();
-            rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
-        };
-        for own in [
-            number("block bitmap at"),
-            number("inode bitmap at"),
-            number("inode table at"),
-            number("inode table at") + 3,
-            image.block_of("<8>", 500),
-        ] {
-            let message = format!("{mke2fs:?}: block {own}");
-            assert!(own > 1, "{message}");
-            let before = fs::read(image.image()).unwrap();
-            wait(async {
-                let large = image.open().await.unwrap();
-                let ino = large.lookup(large.root(), b"large").await.unwrap();
-                let sound = large.open(ino).await.unwrap().read(0, 3 << 20).await.unwrap();
-                assert_eq!(sound.len(), 3 << 20, "{message}");
-
-                image.set(&format!("sif large {field} {own}"));
-                let fs = image.open().await.unwrap();
-                let read = async |name: &[u8]| {
-                    let file = fs.lookup(fs.root(), name).await?;
-                    fs.open(file).await?.read(node * 1024, 1024).await
-                };
-                let error = read(b"large").await.unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::Corrupt, "{message}");
-                assert!(error.to_string().contains("the file system's own"), "{error}");
-                // It is its own damage only.
-                let (names, none) = list(&fs, b"many").await;
-                assert_eq!((names.len(), none), (2002, None), "{message}");
-            });
-            fs::write(image.image(), before).unwrap();
-        }
-    }
-}
-
-/// `tune2fs -j` makes it in a mounted ext2, as `/.journal`; the kernel shows it like any other file.
-#[test]
-fn a_journal_that_has_a_name_is_read_like_any_file() {
-    if !can_run("a_journal_that_has_a_name_is_read_like_any_file", NEEDS) {
-        return;
-    }
-    let image = Damaged::new(&["-t", "ext2"]);
-    let (first, last) = (image.block_of("large", 0), image.block_of("large", 3071));
-    // Magic number, type, sequence; block size, blocks, the first of the log; the next sequence, and that it is empty.
-    let words = [0xC03B_3998_u32, 4, 0, 1024, 3072, 1, 1, 0];
-    let mut superblock: Vec<u8> = words.into_iter().flat_map(u32::to_be_bytes).collect();
-    superblock.resize(1024, 0);
-    image.write(first * 1024, &superblock);
-    let told = image.debugfs("stat large");
-    let ino = told.split_whitespace().nth(1).unwrap();
-    image.set("feature has_journal");
-    image.set(&format!("ssv journal_inum {ino}"));
-    wait(async {
-        let fs = image.open().await.unwrap();
-        assert_eq!(fs.summary().warnings, [""; 0]);
-        let log = fs.lookup(fs.root(), b"large").await.unwrap();
-        let read = fs.open(log).await.unwrap().read(0, 3 << 20).await.unwrap().into_bytes();
-        assert_eq!(read[..1024], superblock);
-        assert!(read.len() == 3 << 20 && read[1024..].iter().all(|byte| *byte == 7));
-        // Another file has nothing to do there.
-        image.set(&format!("sif many/entry-00007 block[0] {last}"));
-        let fs = image.open().await.unwrap();
-        let many = fs.lookup(fs.root(), b"many").await.unwrap();
-        let other = fs.lookup(many, b"entry-00007").await.unwrap();
-        let error = fs.open(other).await.unwrap().read(0, 5).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
-    });
 }
 
 #[test]

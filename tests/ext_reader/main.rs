@@ -13,5 +13,6 @@ mod fast_commit;
 mod features;
 mod hostile;
 mod naming;
+mod own_blocks;
 mod survey;
 mod walk;

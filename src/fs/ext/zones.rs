@@ -11,7 +11,7 @@ use super::disk::{Disk, Verify};
 use super::layout::map::MapNode;
 use super::layout::superblock::JournalPlace;
 use super::layout::{FsBlock, corrupt};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Ino;
 
 /// Groups that are looked at together, at most. Larger flex groups are rare, and knowing all of what lies in their first
@@ -104,8 +104,9 @@ impl Disk {
                 Some(group) => group,
                 None => match self.read_group(number, block, true).await {
                     Ok(group) => group,
-                    // Whoever needs an inode of it is told; and what it says is not to be held against others.
-                    Err(error) if is_damage(&error) => continue,
+                    // Whoever needs an inode of it is told. What cannot be read must not keep from reading the rest, and
+                    // what is damaged is not to be held against others.
+                    Err(error) if is_damage(&error) || is_unreadable(&error) => continue,
                     Err(error) => return Err(error),
                 },
             };
@@ -119,6 +120,11 @@ impl Disk {
         self.zones.insert(first, Arc::clone(&zones), zones.weight());
         Ok(zones)
     }
+}
+
+/// Whether the device has the place, but not what it held.
+fn is_unreadable(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Medium | ErrorKind::Io)
 }
 
 #[cfg(test)]
