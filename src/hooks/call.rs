@@ -55,9 +55,8 @@ pub(super) struct Call<'a> {
     pub(super) object: String,
     pub(super) variables: Vec<(&'static str, String)>,
     pub(super) limit: Duration,
-    /// A file that is at its end, for standard input: a lock on it lasts as long as the hook does, even if this process is
-    /// killed.
-    pub(super) lock: Option<File>,
+    /// An empty file for standard input; none is `/dev/null`.
+    pub(super) input: Option<File>,
 }
 
 impl<'a> Call<'a> {
@@ -68,7 +67,7 @@ impl<'a> Call<'a> {
             ("SNAPBROWSE_LUN", snapshot.lun.map(|lun| lun.to_string()).unwrap_or_default()),
             ("SNAPBROWSE_INITIATOR", snapshot.initiator.clone()),
         ];
-        Self { hook, argv, object: snapshot.target.clone(), variables, limit, lock: None }
+        Self { hook, argv, object: snapshot.target.clone(), variables, limit, input: None }
     }
 
     /// Runs it to its end; everything that it says goes to the log.
@@ -128,15 +127,15 @@ impl<'a> Call<'a> {
     }
 
     fn start(&self) -> Result<Child> {
-        let lock = self.lock.as_ref().map(File::try_clone).transpose();
-        let lock = lock.map_err(|error| Error::io(self.name(), error))?;
+        let input = self.input.as_ref().map(File::try_clone).transpose();
+        let input = input.map_err(|error| Error::io(self.name(), error))?;
         let mut command = Command::new(self.argv.program());
         command
             .args(self.argv.arguments())
             .env("SNAPBROWSE_HOOK", self.hook.name())
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
-            .stdin(lock.map_or_else(Stdio::null, Stdio::from))
+            .stdin(input.map_or_else(Stdio::null, Stdio::from))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // Ctrl-C is for us: the hook of a snapshot that is to be revoked must not die of it.

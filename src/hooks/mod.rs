@@ -10,7 +10,6 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -127,8 +126,7 @@ impl Hooks {
                     ));
                 }
             };
-            let lock = Some(claim.handle()?);
-            if let Err(error) = self.run_present(present.as_ref(), snapshot, lock).await {
+            if let Err(error) = self.run_present(present.as_ref(), snapshot, Some(&claim)).await {
                 self.undo(&claim, leftover, &error).await;
                 return Err(error);
             }
@@ -167,7 +165,7 @@ impl Hooks {
         ];
         let object = portal.to_owned();
         let limit = self.commands.limit;
-        let call = Call { hook: Hook::List, argv, object, variables, limit, lock: None };
+        let call = Call { hook: Hook::List, argv, object, variables, limit, input: None };
         Ok(names(&call.printed().await?))
     }
 
@@ -175,10 +173,14 @@ impl Hooks {
         &self,
         argv: Option<&Argv>,
         snapshot: &Snapshot,
-        lock: Option<File>,
+        claim: Option<&Claim>,
     ) -> Result<()> {
         let Some(argv) = argv else { return Ok(()) };
-        Call { lock, ..Call::on(Hook::Present, argv, snapshot, self.commands.limit) }.run().await
+        let call = Call::on(Hook::Present, argv, snapshot, self.commands.limit);
+        match claim {
+            Some(claim) => claim.run(call).await,
+            None => call.run().await,
+        }
     }
 
     /// After a present hook that failed: it may have done half of its work.
@@ -229,7 +231,6 @@ pub async fn reconcile(directory: PathBuf) -> Vec<Error> {
     };
     let revoked = leftovers.iter().map(|claim| async move {
         tracing::warn!("{}: left presented by a process that is gone; revoking it", claim.target());
-        claim.outlast_hook().await?;
         claim.revoke().await
     });
     join_all(revoked).await.into_iter().filter_map(Result::err).collect()

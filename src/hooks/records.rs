@@ -1,13 +1,16 @@
 //! What is presented, written down so that it is revoked even if the process that presented it is killed.
 //!
 //! One file for each snapshot, made before its present hook runs and removed after its revoke hook has. A lock on the
-//! file (flock(2), which ends with the process, and with a hook that is running) tells who stands behind it:
+//! file (flock(2), which ends with the process) tells who stands behind it:
 //!
 //! - exclusive: somebody is presenting or revoking the snapshot;
 //! - shared: so many use it, in one process or in several;
 //! - none: whoever presented it is gone, and it has to be revoked.
 //!
-//! What a file says never changes. A lock is worth something only while its file still has a name, which is looked at
+//! Beside it stands a file for as long as a hook runs, which the hook has as its standard input, locked: it tells of a hook
+//! that outlives its killed process.
+//!
+//! What a record says never changes. A lock is worth something only while its file still has a name, which is looked at
 //! after each lock.
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -26,14 +29,13 @@ use crate::error::{Error, ErrorKind, Result};
 use super::call::{Call, Hook};
 use super::{Argv, LOOK_AGAIN, Snapshot};
 
-/// The number in `/proc/locks` of a process in a namespace that cannot be seen from here.
-const UNSEEN: &str = "0";
-
 /// More than any record needs.
 const LONGEST: u64 = 64 << 10;
 
 /// How a record's name ends.
 const SUFFIX: &str = "json";
+/// How the name of the file beside it ends while a hook runs.
+const RUNNING: &str = "running";
 /// How the name of a file begins that is not a record yet.
 const UNFINISHED: &str = ".new-";
 /// How old such a file is when whoever began it must have been killed over it.
@@ -96,8 +98,7 @@ impl Records {
         Ok(if claim.share()? { Claimed::Shared(claim) } else { Claimed::Busy })
     }
 
-    /// Everything that is presented and that no living process of ours stands behind: locked, or to be had when a hook that
-    /// outlived its process has ended.
+    /// Everything that is presented and that nobody uses, locked.
     pub(super) fn leftovers(&self) -> Result<Vec<Claim>> {
         let entries = match self.directory.read_dir() {
             Ok(entries) => entries,
@@ -115,10 +116,7 @@ impl Records {
                 remove_unfinished(&path);
             } else if path.extension().is_some_and(|end| end == SUFFIX) {
                 match open(&path) {
-                    Ok(Some(claim))
-                        if claim.lock(FlockOperation::NonBlockingLockExclusive)?
-                            || claim.is_orphaned() =>
-                    {
+                    Ok(Some(claim)) if claim.lock(FlockOperation::NonBlockingLockExclusive)? => {
                         leftovers.push(claim);
                     }
                     Ok(_) => {}
@@ -141,7 +139,6 @@ impl Records {
             serde_json::to_string_pretty(record).map_err(|error| failed(error.into()))?;
         text.push('\n');
         let mut file = OpenOptions::new()
-            .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)
@@ -210,9 +207,10 @@ impl Claim {
     pub(super) async fn revoke(&self) -> Result<()> {
         let mut over = self.over.lock().await;
         if !*over && self.lock(FlockOperation::NonBlockingLockExclusive)? {
+            self.outlast_hook().await;
             let Record { snapshot, revoke, limit } = &self.record;
             let call = Call::on(Hook::Revoke, revoke, snapshot, *limit);
-            Call { lock: Some(self.handle()?), ..call }.run().await.map_err(|error| {
+            self.run(call).await.map_err(|error| {
                 let path = self.path.display();
                 let hint = format!("it may be presented still; the next start tries again, unless you remove {path}");
                 error.with_hint(hint)
@@ -223,42 +221,41 @@ impl Claim {
         Ok(())
     }
 
-    /// The file with its lock, for a hook to hold on to.
-    pub(super) fn handle(&self) -> Result<File> {
-        self.file.try_clone().map_err(|error| Error::io(format!("{}", self.path.display()), error))
+    /// Runs a hook for it. The lock on it is exclusive.
+    pub(super) async fn run(&self, call: Call<'_>) -> Result<()> {
+        let path = self.path.with_extension(RUNNING);
+        let failed = |error| Error::io(format!("write {}", path.display()), error);
+        // One that is there already belongs to a hook that was given up.
+        let _ = std::fs::remove_file(&path);
+        let file =
+            OpenOptions::new().write(true).read(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(failed)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| failed(e.into()))?;
+        let ended = Call { input: Some(file), ..call }.run().await;
+        // Whatever it has left behind with its input open is no concern of ours.
+        let _ = std::fs::remove_file(&path);
+        ended
     }
 
-    /// Waits for the lock while a hook whose process was killed goes on; it would undo what is done meanwhile.
-    pub(super) async fn outlast_hook(&self) -> Result<()> {
-        let until = Instant::now() + self.record.limit + LOOK_AGAIN;
-        while !self.lock(FlockOperation::NonBlockingLockExclusive)? && self.is_orphaned() {
+    /// Waits while a hook goes on whose process was killed: it would undo what is done meanwhile. No longer than it may take.
+    async fn outlast_hook(&self) {
+        let Ok(file) = File::open(self.path.with_extension(RUNNING)) else { return };
+        let until = Instant::now() + self.record.limit;
+        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             if Instant::now() > until {
-                let message = format!("{}: a hook of a killed process goes on", self.target());
-                let hint = "it may be presented still; the next start tries again";
-                return Err(Error::new(ErrorKind::Timeout, message).with_hint(hint));
+                tracing::warn!(
+                    "{}: a hook of a killed process goes on; revoking it",
+                    self.target()
+                );
+                return;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        Ok(())
-    }
-
-    /// Whether it is locked, and all processes that locked it are gone (proc(5), `/proc/locks`: the process that took a lock
-    /// stays named there while others have the file open). Where that cannot be told it is not.
-    fn is_orphaned(&self) -> bool {
-        let Ok(metadata) = self.file.metadata() else { return false };
-        let inode = format!(":{} ", metadata.ino());
-        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-        let mut owners = locks
-            .lines()
-            .filter(|line| line.contains("FLOCK") && line.contains(&inode))
-            .filter_map(|line| line.split_whitespace().nth(4))
-            .peekable();
-        owners.peek().is_some()
-            && owners.all(|pid| pid != UNSEEN && !Path::new("/proc").join(pid).exists())
     }
 
     /// Crosses the record out. The lock on it is exclusive.
     pub(super) fn forget(&self) {
+        let _ = std::fs::remove_file(self.path.with_extension(RUNNING));
         // At worst it is revoked once more.
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!("{}", Error::io(format!("remove {}", self.path.display()), error));

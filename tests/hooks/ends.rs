@@ -199,6 +199,25 @@ fn a_hook_that_outlives_its_process_is_waited_for_and_revoked() {
     assert_eq!(san.records(), 0);
 }
 
+#[test]
+fn what_a_hook_leaves_running_keeps_nothing_presented() {
+    if !can_run("what_a_hook_leaves_running_keeps_nothing_presented", NEEDS) {
+        return;
+    }
+    let san = Hooked::new(User::Caller);
+    // Something that goes on in a session of its own, with the hook's standard input.
+    let left = "exec 3<&0; setsid sh -c 'while [ ! -e go-on ]; do sleep 0.02; done' <&3 >&- 2>&- &";
+    san.set(left, "");
+    let url = san.lun.url();
+    let list = ["ls", "--present", &url, "/etc/hostname"];
+    let listed = san.snapbrowse.command(list).output().unwrap();
+    assert!(listed.status.success());
+    assert_eq!(String::from_utf8(listed.stderr).unwrap(), "");
+    assert_eq!(san.called(), ["present", "revoke"]);
+    assert_eq!(san.records(), 0);
+    fs::write(san.home().join("go-on"), "").unwrap();
+}
+
 /// Another user's mount is closed to the caller.
 fn read_as(san: &Hooked, file: &Path) -> Vec<u8> {
     san.snapbrowse.command_of("cat").arg(file).output().unwrap().stdout
