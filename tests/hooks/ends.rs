@@ -205,8 +205,8 @@ fn what_a_hook_leaves_running_keeps_nothing_presented() {
         return;
     }
     let san = Hooked::new(User::Caller);
-    // Something that goes on in a session of its own, with the hook's standard input.
-    let left = "exec 3<&0; setsid sh -c 'while [ ! -e go-on ]; do sleep 0.02; done' <&3 >&- 2>&- &";
+    // Something that goes on in a session of its own, with the hook's standard input, until the test takes its files away.
+    let left = "exec 3<&0; setsid sh -c 'while [ -e hooks ]; do sleep 0.02; done' <&3 >&- 2>&- &";
     san.set(left, "");
     let url = san.lun.url();
     let list = ["ls", "--present", &url, "/etc/hostname"];
@@ -215,7 +215,6 @@ fn what_a_hook_leaves_running_keeps_nothing_presented() {
     assert_eq!(String::from_utf8(listed.stderr).unwrap(), "");
     assert_eq!(san.called(), ["present", "revoke"]);
     assert_eq!(san.records(), 0);
-    fs::write(san.home().join("go-on"), "").unwrap();
 }
 
 /// Another user's mount is closed to the caller.
