@@ -5,13 +5,35 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, XattrFlags};
+use snapbrowse::ErrorKind;
 use snapbrowse::fs::ext::Options;
+use snapbrowse::fs::ext4_view::Ext4View;
 
 use super::{Live, assert_as_replayed, bytes, one_file, put, ready, sync, writer};
 use crate::common::{Aspects, Manifest, run};
 use crate::walk::{attributes, open, wait};
+
+/// They change files, not blocks, and blocks are all that another reader could be shown.
+#[test]
+fn the_other_reader_is_shown_nothing_rather_than_less() {
+    if !ready("the_other_reader_is_shown_nothing_rather_than_less") {
+        return;
+    }
+    let live = Live::new(&[], one_file);
+    put(&live.path().join("d/new"), 2, 5000);
+    sync(&live.path().join("d/new"));
+    let crashed = live.crash();
+    wait(async {
+        let native = open(&crashed.image, 0, Options::default()).await.unwrap();
+        assert!(native.summary().journal.fast_commits > 0);
+        let error = Ext4View::open(Arc::new(native)).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("fast commits"), "{error}");
+    });
+}
 
 /// The kernel's own replay leaves blocks and attributes of what was there before.
 #[test]
