@@ -138,3 +138,15 @@ impl Disk {
         }
     }
 }
+
+/// Puts ranges into order, and makes one of those that touch.
+pub(super) fn join(ranges: &mut Vec<Range<u64>>) {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, range| {
+        let joined = next.start <= range.end;
+        if joined {
+            range.end = range.end.max(next.end);
+        }
+        joined
+    });
+}

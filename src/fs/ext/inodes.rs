@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::dir::is_damage;
-use super::disk::Disk;
+use super::disk::{Disk, join};
 
 use super::layout::group::Group;
 use super::layout::inode::{Flags, Inode};
@@ -195,14 +195,7 @@ impl Disk {
                 }
             });
         }
-        ranges.sort_unstable_by_key(|range| range.start);
-        ranges.dedup_by(|next, range| {
-            let joined = next.start <= range.end;
-            if joined {
-                range.end = range.end.max(next.end);
-            }
-            joined
-        });
+        join(&mut ranges);
         self.prefetch(&mut ranges);
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::dir::is_damage;
-use super::disk::{Disk, Verify};
+use super::disk::{Disk, Verify, join};
 use super::layout::map::MapNode;
 use super::layout::superblock::JournalPlace;
 use super::layout::{FsBlock, corrupt};
@@ -27,14 +27,7 @@ impl Zones {
     /// Joins ranges in any order, of which some may be empty.
     pub(super) fn new(mut ranges: Vec<Range<u64>>) -> Self {
         ranges.retain(|range| !range.is_empty());
-        ranges.sort_unstable_by_key(|range| range.start);
-        ranges.dedup_by(|next, range| {
-            let joined = next.start <= range.end;
-            if joined {
-                range.end = range.end.max(next.end);
-            }
-            joined
-        });
+        join(&mut ranges);
         Self(ranges)
     }
 
