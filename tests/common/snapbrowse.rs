@@ -205,9 +205,13 @@ impl<'a> FuseMount<'a> {
             rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
         }
         let end = Instant::now() + Duration::from_secs(20);
-        while fs::read_to_string(format!("/proc/{pid}/stat"))
-            .is_ok_and(|stat| !stat.contains(") Z"))
-        {
+        // Its first thread can be gone while others still have its files open, and the locks on them.
+        let is_over = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+            stat.map_or(true, |stat| stat.contains(") Z")) && threads <= 1
+        };
+        while !is_over() {
             assert!(Instant::now() < end, "process {pid} is still there");
             std::thread::sleep(Duration::from_millis(10));
         }
