@@ -25,8 +25,8 @@ impl Buffers {
             return BytesMut::with_capacity(len);
         }
         let with_room = len.saturating_add(PAGE);
-        // Whoever got it first has most likely dropped it first.
-        let free = self.given.iter_mut().position(|buffer| buffer.try_reclaim(with_room));
+        // The one that was used last is most likely to be in the processor's cache.
+        let free = self.given.iter_mut().rposition(|buffer| buffer.try_reclaim(with_room));
         let mut buffer = match free {
             Some(at) => self.given.remove(at).expect("the position was just found"),
             None => BytesMut::with_capacity(with_room),
