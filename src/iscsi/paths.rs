@@ -59,6 +59,8 @@ struct Path {
     _watch: Watch,
     /// Bytes that were asked for and have not come.
     queued: AtomicU64,
+    /// One look at a time: whoever wants another one meanwhile waits for what comes of it.
+    looking: tokio::sync::Mutex<()>,
     state: Mutex<PathState>,
 }
 
@@ -114,8 +116,8 @@ struct Tending {
 
 impl Path {
     fn new(portal: Portal, handle: Handle, watch: Watch, state: PathState) -> Self {
-        let (queued, state) = (AtomicU64::new(0), Mutex::new(state));
-        Self { portal, handle, _watch: watch, queued, state }
+        let (queued, looking) = Default::default();
+        Self { portal, handle, _watch: watch, queued, looking, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, PathState> {
@@ -163,6 +165,7 @@ pub(super) struct Paths {
 pub(super) struct Attempt {
     cdb: Cdb,
     expected: u32,
+    begun: Instant,
     deadline: Instant,
     path: Arc<Path>,
     answer: oneshot::Receiver<Result<BytesMut>>,
@@ -237,8 +240,9 @@ impl Paths {
 
     fn start_on(&self, path: Arc<Path>, cdb: Cdb, expected: u32, deadline: Instant) -> Attempt {
         path.queued.fetch_add(expected.into(), Ordering::Relaxed);
+        let begun = Instant::now();
         let answer = path.handle.start(self.found.address, cdb, expected, deadline);
-        Attempt { cdb, expected, deadline, path, answer }
+        Attempt { cdb, expected, begun, deadline, path, answer }
     }
 
     /// Waits for the data, over other paths where the first one fails.
@@ -269,11 +273,13 @@ impl Paths {
                     }
                 }
                 kind if leads_elsewhere(kind) => {
-                    self.refuse(path, &error);
+                    self.refuse(path, attempt.begun, &error);
                     if self.are_all_refused() {
-                        // What was wrong with the others may have been put right since.
+                        // What was wrong with the others may have been put right since, and a portal that nobody has
+                        // tried may lead to the unit.
                         let look = self.look_again(Some(FIRST_LOOK));
-                        let _ = timeout_at(attempt.deadline, look).await;
+                        let looks = async { tokio::join!(look, self.open_untried()) };
+                        let _ = timeout_at(attempt.deadline, looks).await;
                     }
                     if self.are_all_refused() {
                         // Whoever asks next may find a path that is not open yet.
@@ -291,10 +297,12 @@ impl Paths {
         }
     }
 
-    /// The path leads to another unit, or to none: it is not read from until it was looked at again.
-    fn refuse(&self, path: &Path, error: &Error) {
+    /// The path led to another unit, or to none, for a command begun at that time: it is not read from until it was
+    /// looked at again.
+    fn refuse(&self, path: &Path, begun: Instant, error: &Error) {
         let mut state = path.state();
-        if state.refused.is_some() {
+        // What was asked before the last look has nothing to say against it.
+        if state.refused.is_some() || state.accepted.is_some_and(|since| begun < since) {
             return;
         }
         tracing::warn!("{}: {}: {error}: not read through this portal", self.name, path.portal);
@@ -314,21 +322,25 @@ impl Paths {
     /// Looks again at the refused paths whose time has come; with `rest`, at all that were last looked at longer ago
     /// than that.
     async fn look_again(&self, rest: Option<Duration>) {
-        let now = Instant::now();
-        let is_due = |path: &&Arc<Path>| {
+        let is_due = |path: &Path, now: Instant| {
             path.handle.is_up()
                 && path.state().refused.as_ref().is_some_and(|refusal| match rest {
                     Some(rest) => refusal.looked + rest <= now,
                     None => refusal.again <= now,
                 })
         };
-        let due: Vec<_> = self.read_paths().iter().filter(is_due).cloned().collect();
+        let now = Instant::now();
+        let paths = self.read_paths().clone();
+        let due: Vec<_> = paths.iter().filter(|path| is_due(path, now)).collect();
         join_all(due.iter().map(|path| async move {
+            let _one_at_a_time = path.looking.lock().await;
+            // Another visit was faster.
+            if !is_due(path, now) {
+                return;
+            }
             let examined = self.examine(&path.handle).await;
             let mut state = path.state();
             match examined {
-                // Another visit at the same time was faster.
-                _ if state.refused.is_none() => {}
                 Ok(good) => {
                     path.handle.tell(Request::Suspect(self.found.address));
                     state.accept(good);
@@ -343,6 +355,24 @@ impl Paths {
         .await;
         if !due.is_empty() {
             self.news.notify_waiters();
+        }
+    }
+
+    /// Waits until some path is read through, or every portal has been tried not long ago.
+    async fn open_untried(self: &Arc<Self>) {
+        let is_untried = |portal: &Portal| self.lacks(portal) && !self.routes.was_tried(portal);
+        loop {
+            let news = self.news.notified();
+            tokio::pin!(news);
+            // From here on no news is missed.
+            news.as_mut().enable();
+            let is_over = !self.routes.portals().any(is_untried) || self.routes.are_over();
+            if is_over || !self.are_all_refused() {
+                return;
+            }
+            self.tend(URGENT_INTERVAL);
+            // It may have been too early for that.
+            let _ = timeout(CLOSED, news).await;
         }
     }
 
@@ -428,6 +458,7 @@ impl Paths {
             if let Ok(handle) = self.routes.open(portal).await {
                 self.routes.note(portal, self.join(portal, handle).await);
             }
+            self.news.notify_waiters();
         });
         let asking = self.refresh(Instant::now());
         tokio::join!(join_all(joining), self.look_again(None), asking);

@@ -1,6 +1,7 @@
 //! The sessions with one target: the one that everything begins with, and one more through each other portal, once
 //! there is a use for it.
 
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ struct Way {
 #[derive(Debug)]
 struct Trouble {
     error: Error,
+    since: Instant,
     /// How many logins were refused in a row.
     refused: u32,
     /// No login before this.
@@ -110,6 +112,13 @@ impl Routes {
         lock(&way.trouble).as_ref().map(|trouble| trouble.error.clone())
     }
 
+    /// Whether an attempt has failed not long ago: after that, another one is worth waiting for.
+    pub(super) fn was_tried(&self, portal: &Portal) -> bool {
+        let way = self.ways.iter().find(|way| way.portal == *portal);
+        let tried = way.and_then(|way| lock(&way.trouble).as_ref().map(|trouble| trouble.since));
+        tried.is_some_and(|since| Instant::now() < since + LONGEST_RETRY)
+    }
+
     /// The session through this portal; logs in where there is none.
     ///
     /// # Errors
@@ -151,23 +160,40 @@ impl Routes {
         } else {
             tracing::info!("{error}: reading without this path");
         }
-        let (mut refused, mut again) = (0, Instant::now());
+        let since = Instant::now();
+        let (mut refused, mut again) = (0, since);
         if error.kind() == ErrorKind::Login {
             refused = before.map_or(0, |before| before.refused).saturating_add(1);
             let doubled = FIRST_RETRY.saturating_mul(1 << (refused - 1).min(10));
             again += doubled.min(LONGEST_RETRY);
         }
-        *trouble = Some(Trouble { error, refused, again });
+        *trouble = Some(Trouble { error, since, refused, again });
     }
 
     async fn log_in(&self, way: &Way) -> Result<Handle> {
         let portals = std::slice::from_ref(&way.portal);
         let isid = random_isid()?;
         let connection = log_in_patiently(portals, &self.target, &self.config, isid).await?;
-        // From here to the end nothing is awaited: the session is on the list, or there is none.
-        let LinkState::Up(_, peer) = connection.state() else {
-            return Err(Error::new(ErrorKind::SessionLost, "the connection was lost"));
-        };
+        let peer = connection.peer;
+        let handle =
+            Driver::spawn(connection, &self.config, self.target.clone(), isid, portals).detouring();
+        if let Err(error) = self.take_up(way, &handle, peer) {
+            handle.log_out().await;
+            return Err(error);
+        }
+        for session in self.sessions() {
+            session.tell(Request::Share);
+        }
+        Ok(handle)
+    }
+
+    /// Puts a new session on the list, unless it is of no use.
+    fn take_up(&self, way: &Way, session: &Handle, peer: SocketAddr) -> Result<()> {
+        // The logout takes the tasks before it looks at the list, and what comes later finds none.
+        let tasks = lock(&self.tasks);
+        if tasks.is_none() {
+            return Err(Error::new(ErrorKind::SessionLost, "logged out"));
+        }
         let same = self.sessions().find_map(|session| match session.state() {
             LinkState::Up(portal, other) if other == peer => Some(portal),
             _ => None,
@@ -176,16 +202,8 @@ impl Routes {
             let message = format!("{} leads to where {portal} leads", way.portal);
             return Err(Error::new(ErrorKind::Connect, message));
         }
-        if self.are_over() {
-            return Err(Error::new(ErrorKind::SessionLost, "logged out"));
-        }
-        let handle =
-            Driver::spawn(connection, &self.config, self.target.clone(), isid, portals).detouring();
-        *lock(&way.session) = Some(handle.clone());
-        for session in self.sessions() {
-            session.tell(Request::Share);
-        }
-        Ok(handle)
+        *lock(&way.session) = Some(session.clone());
+        Ok(())
     }
 
     /// Runs something in the background until it ends or the sessions are logged out.
@@ -199,7 +217,8 @@ impl Routes {
     /// Logs out of every session. False where the target did not confirm it.
     pub(super) async fn log_out(&self) -> bool {
         // A login under way breaks off: without its connection there is no session.
-        drop(lock(&self.tasks).take());
+        let tasks = lock(&self.tasks).take();
+        drop(tasks);
         let sessions: Vec<Handle> = self.sessions().collect();
         let up: Vec<bool> = sessions.iter().map(Handle::is_up).collect();
         let confirmed = join_all(sessions.iter().map(Handle::log_out)).await;

@@ -169,6 +169,89 @@ async fn controllers_that_are_out_of_order_one_after_the_other_cost_no_read() {
 }
 
 #[tokio::test]
+async fn reads_that_fail_together_have_one_look_taken_at_each_path() {
+    let rig = rig(unit()).await;
+    let (session, lun) = open_all(&rig).await;
+    assert_eq!(rig.read_all(&lun).await.unwrap(), right_digest());
+    rig.server.inject(gone(0));
+    rig.server.inject(gone(1));
+    let read = || rig.bounded(lun.read_at(0, 4096));
+    assert_eq!(read().await.unwrap_err().kind(), ErrorKind::LunNotFound);
+    // Paths that were looked at this moment are not looked at again.
+    tokio::time::sleep(SECOND).await;
+    let before = rig.server.stats().opcode(0x12);
+    let reads = futures_util::future::join_all((0..16).map(|_| read())).await;
+    for read in reads {
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::LunNotFound);
+    }
+    assert_eq!(rig.server.stats().opcode(0x12) - before, 2, "one look at each of two paths");
+    rig.bounded(session.logout()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_other_portals_are_tried_before_a_unit_is_said_to_be_gone() {
+    let rig = rig(unit()).await;
+    let session = log_in(&rig).await;
+    let lun = rig.bounded(session.open_lun(Some(1))).await.unwrap();
+    rig.server.inject(gone(0));
+    assert_eq!(rig.server.stats().normal_sessions, 1);
+    let read = rig.bounded(lun.read_at(4096, 8192)).await.unwrap();
+    assert_eq!(read.into_bytes(), right_data(4096, 8192));
+    assert_eq!(in_use(&lun), [false, true], "{:?}", lun.paths());
+    assert_eq!(rig.read_all(&lun).await.unwrap(), right_digest());
+    rig.bounded(session.logout()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_unit_that_no_portal_has_is_gone_at_once() {
+    let rig = rig(unit()).await.timeout(60 * SECOND);
+    let session = log_in(&rig).await;
+    let lun = rig.bounded(session.open_lun(Some(1))).await.unwrap();
+    let gone_soon = || async {
+        let read = tokio::time::timeout(5 * SECOND, lun.read_at(0, 4096)).await;
+        let error = read.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LunNotFound, "{error}");
+    };
+    // The other portal says so, too.
+    rig.server.inject(gone(0));
+    rig.server.inject(gone(1));
+    gone_soon().await;
+    assert!(lun.paths()[1].state.contains("no longer exists"), "{:?}", lun.paths());
+    rig.bounded(session.logout()).await.unwrap();
+    // It says nothing at all, and has been waited for before.
+    rig.server.clear_rules();
+    let mut config = rig.config.clone();
+    config.timeout = 2 * SECOND;
+    let session = Session::login(&rig.portals(), IQN, &config).await.unwrap();
+    let lun = rig.bounded(session.open_lun(Some(1))).await.unwrap();
+    rig.server.inject(Rule::new(On::Connect, Fault::Mute).always().at_portal(1));
+    rig.server.inject(gone(0));
+    for _ in 0..2 {
+        let error = rig.bounded(lun.read_at(0, 4096)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LunNotFound, "{error}");
+    }
+    rig.logged("no answer to the login").await;
+    let late = tokio::time::timeout(SECOND, lun.read_at(0, 4096)).await;
+    assert_eq!(late.unwrap().unwrap_err().kind(), ErrorKind::LunNotFound);
+    rig.bounded(session.logout()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_login_that_ends_after_the_logout_began_is_logged_out_too() {
+    let rig = rig(unit()).await;
+    let session = log_in(&rig).await;
+    let lun = rig.bounded(session.open_lun(Some(1))).await.unwrap();
+    rig.server.inject(Rule::new(On::Login, Fault::Delay(SECOND)).at_portal(1));
+    let leave = async {
+        rig.server.wait_for(|stats| stats.connections == 2).await;
+        rig.bounded(session.logout()).await.unwrap();
+    };
+    tokio::join!(rig.bounded(lun.open_paths()), leave);
+    let stats = rig.server.wait_for(|stats| stats.open_connections == 0).await;
+    assert_eq!((stats.normal_sessions, stats.logouts), (2, 2), "{:?}", stats.violations);
+}
+
+#[tokio::test]
 async fn a_unit_that_is_exchanged_while_it_is_opened_is_not_read() {
     for is_exchanged in [false, true] {
         let rig = Rig::new().await;
