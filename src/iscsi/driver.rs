@@ -56,7 +56,12 @@ pub(super) enum Request {
 }
 
 /// Where the result of a command goes.
-pub(super) type Ticket = oneshot::Sender<Result<BytesMut>>;
+#[derive(Debug)]
+pub(super) struct Ticket {
+    owner: oneshot::Sender<Result<BytesMut>>,
+    /// The unit whose blocks it reads, if it reads any.
+    reads: Option<LunAddress>,
+}
 
 /// The way to a session's task; the task ends when the last one is gone.
 #[derive(Clone, Debug)]
@@ -143,7 +148,8 @@ impl Handle {
         expected: u32,
         deadline: Instant,
     ) -> oneshot::Receiver<Result<BytesMut>> {
-        let (ticket, answer) = oneshot::channel();
+        let (owner, answer) = oneshot::channel();
+        let ticket = Ticket { owner, reads: cdb.reads_medium().then_some(lun) };
         let deadline = deadline.into_std();
         let Self { timeout, detours, .. } = *self;
         let command = Command { lun, cdb, expected, deadline, timeout, detours };
@@ -386,10 +392,7 @@ impl Driver {
             }
             Request::Suspect(lun) => self.engine.suspect(lun),
             Request::Verified(lun, check, result) => {
-                if let Err(error) = &result {
-                    // Where the look has become void meanwhile, what waits says at least this when its time is over.
-                    self.engine.connect_failed(error.clone());
-                }
+                self.watchers.looked(lun, result.as_ref().err());
                 self.engine.verified(lun, check, result);
             }
             Request::Share => {
@@ -416,8 +419,11 @@ impl Driver {
         let mut over = false;
         while let Some(event) = self.engine.event() {
             match event {
-                // Whoever no longer waits has dropped the other end.
-                Event::Completed(ticket, result) => drop(ticket.send(result)),
+                Event::Completed(Ticket { owner, reads }, result) => {
+                    let result = result.map_err(|error| self.explain(error, reads));
+                    // Whoever no longer waits has dropped the other end.
+                    drop(owner.send(result));
+                }
                 Event::Verify(lun, check) => self.verify(lun, check),
                 Event::LoggedOut { confirmed } => {
                     self.confirmed = confirmed;
@@ -426,6 +432,20 @@ impl Driver {
             }
         }
         over
+    }
+
+    /// Says why a read was not issued, where it has waited for a look at its unit that has come to nothing: whatever
+    /// casts doubt on the unit meanwhile makes a look void, and the next one is waited for.
+    fn explain(&self, error: Error, reads: Option<LunAddress>) -> Error {
+        let reason = reads.and_then(|lun| self.watchers.trouble(lun));
+        match (error.kind(), reason) {
+            // Where the look stands, its error is that of the read already.
+            (ErrorKind::Timeout, Some(reason)) if reason.message() != error.message() => {
+                let what = format!("{} (not known to be the same unit: {reason})", error.message());
+                Error::new(ErrorKind::Timeout, what)
+            }
+            _ => error,
+        }
     }
 
     /// Looks at a unit again, beside the commands that go on.

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::error::Error;
 use crate::scsi::LunAddress;
 
 use super::driver::{Handle, Request};
@@ -42,15 +43,24 @@ impl Drop for Watch {
     }
 }
 
-/// The watchers of a session, with what they rely on.
+/// The units of a session that somebody watches.
 #[derive(Debug, Default)]
-pub(super) struct Watchers(HashMap<LunAddress, Vec<(WatcherId, Option<UnitFacts>)>>);
+pub(super) struct Watchers(HashMap<LunAddress, Watched>);
+
+/// One unit.
+#[derive(Debug, Default)]
+struct Watched {
+    /// Who watches it, with what they rely on.
+    by: Vec<(WatcherId, Option<UnitFacts>)>,
+    /// Why the last look at it has failed.
+    trouble: Option<Error>,
+}
 
 impl Watchers {
     /// Adds a watcher, or what it relies on. True where another one of the same unit relies on something else: it was
     /// exchanged between the two.
     pub(super) fn add(&mut self, lun: LunAddress, id: WatcherId, facts: Option<UnitFacts>) -> bool {
-        let watchers = self.0.entry(lun).or_default();
+        let watchers = &mut self.0.entry(lun).or_default().by;
         watchers.retain(|(known, _)| *known != id);
         let disputed =
             facts.is_some() && watchers.iter().any(|(_, other)| other.is_some() && *other != facts);
@@ -60,9 +70,9 @@ impl Watchers {
 
     /// Takes a watcher away. True where nobody watches the unit any more.
     pub(super) fn remove(&mut self, lun: LunAddress, id: WatcherId) -> bool {
-        let Some(watchers) = self.0.get_mut(&lun) else { return true };
-        watchers.retain(|(known, _)| *known != id);
-        let is_last = watchers.is_empty();
+        let Some(watched) = self.0.get_mut(&lun) else { return true };
+        watched.by.retain(|(known, _)| *known != id);
+        let is_last = watched.by.is_empty();
         if is_last {
             self.0.remove(&lun);
         }
@@ -72,12 +82,24 @@ impl Watchers {
     /// Everything that somebody relies on, each once.
     pub(super) fn facts(&self, lun: LunAddress) -> Vec<UnitFacts> {
         let mut all = Vec::new();
-        for facts in self.0.get(&lun).into_iter().flatten().filter_map(|(_, facts)| facts.as_ref())
-        {
+        let watchers = self.0.get(&lun).into_iter().flat_map(|watched| &watched.by);
+        for facts in watchers.filter_map(|(_, facts)| facts.as_ref()) {
             if !all.contains(facts) {
                 all.push(facts.clone());
             }
         }
         all
+    }
+
+    /// Takes note of what came of a look at the unit.
+    pub(super) fn looked(&mut self, lun: LunAddress, trouble: Option<&Error>) {
+        if let Some(watched) = self.0.get_mut(&lun) {
+            watched.trouble = trouble.cloned();
+        }
+    }
+
+    /// Why the last look at the unit has failed, if it has.
+    pub(super) fn trouble(&self, lun: LunAddress) -> Option<&Error> {
+        self.0.get(&lun)?.trouble.as_ref()
     }
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use snapbrowse::ErrorKind;
 use snapbrowse::block::BlockSource as _;
-use snapbrowse_target::{AsyncMessage, Fault, On, Rule, Sense};
+use snapbrowse_target::{AsyncMessage, Config, Disk, Fault, Lun, On, Rule, Sense, Target};
 
-use crate::rig::{DISK, Rig, right_data, right_digest};
+use crate::rig::{DISK, IQN, Rig, SEED, right_data, right_digest, target_config};
 
 const BUSY: u8 = 0x08;
 const RESERVATION_CONFLICT: u8 = 0x18;
@@ -215,4 +215,23 @@ async fn unit_attentions_without_end_are_an_error_at_the_deadline_that_names_the
         let asked = rig.server.stats().opcode(0x9e) - before;
         assert!(asked < 60, "{asked} times in four seconds: no back-off");
     }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_one_unit_is_not_said_of_another() {
+    let units = [(1, "disk-1"), (2, "disk-2")];
+    let units = units.map(|(number, name)| Lun::new(number, name, Disk::pattern(DISK, SEED)));
+    let target = units.into_iter().fold(Target::new(IQN), Target::lun);
+    let config = Config { targets: vec![target], ..target_config() };
+    let rig = Rig::with(config).await.timeout(2 * SECOND);
+    let (session, first) = rig.open().await;
+    let second = rig.bounded(session.open_lun(Some(2))).await.unwrap();
+    rig.server.lun(0, 1).exchange("disk-3");
+    rig.server.lun(0, 1).attention(Sense::CAPACITY_CHANGED);
+    let exchanged = rig.bounded(first.read_at(0, 4096)).await.unwrap_err();
+    assert!(exchanged.to_string().contains("another device"), "{exchanged}");
+    rig.server.inject(Rule::new(On::Read, Fault::Silence).always());
+    let late = rig.bounded(second.read_at(0, 4096)).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Timeout, "{late}");
+    assert!(!late.to_string().contains("another device"), "{late}");
 }
