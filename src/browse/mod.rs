@@ -63,7 +63,8 @@ struct Shared {
     options: Options,
     tree: RwLock<Tree>,
     discovery: tokio::sync::Mutex<Option<Instant>>,
-    failures: RwLock<Vec<Error>>,
+    /// What the last discovery failed with, by who did not answer.
+    failures: RwLock<Vec<(Teller, Error)>>,
     /// How many logins are being made; they count as much as those that are.
     under_way: Mutex<usize>,
     /// The times of the tree's own directories.
@@ -95,7 +96,7 @@ impl Browse {
         let answered = shared.refresh().await;
         let failure = shared.read_failures().first().cloned();
         match failure {
-            Some(failure) if !answered => Err(failure),
+            Some((_, failure)) if !answered => Err(failure),
             _ => Ok(Self { shared }),
         }
     }
@@ -144,15 +145,27 @@ impl Shared {
         let Discovery { targets, failures } = self.san.discover().await;
         *last = Some(Instant::now());
         drop(last);
-        for (_, failure) in &failures {
+        let answered = failures.is_empty() || !targets.is_empty();
+        let silent = failures.iter().map(|(teller, _)| *teller).collect();
+        for failure in self.take_note(failures) {
             tracing::warn!("{failure}");
         }
-        let answered = failures.is_empty() || !targets.is_empty();
-        let (silent, failures) = failures.into_iter().unzip();
-        *self.failures.write().unwrap_or_else(PoisonError::into_inner) = failures;
         let gone = self.apply(targets, &silent);
         log_out(gone).await;
         answered
+    }
+
+    /// Keeps what a discovery failed with, and gives back what is new of it: who is silent for days is told of once,
+    /// and again when the reason is another one, or when there was an answer meanwhile.
+    fn take_note(&self, failures: Vec<(Teller, Error)>) -> Vec<Error> {
+        let mut known = self.failures.write().unwrap_or_else(PoisonError::into_inner);
+        let is_news = |(teller, failure): &&(Teller, Error)| {
+            let reason = failure.to_string();
+            !known.iter().any(|(who, why)| who == teller && why.to_string() == reason)
+        };
+        let news = failures.iter().filter(is_news).map(|(_, failure)| failure.clone()).collect();
+        *known = failures;
+        news
     }
 
     /// A name that nobody knows may be a snapshot presented a moment ago.
@@ -303,7 +316,7 @@ impl Shared {
         self.tree.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_failures(&self) -> RwLockReadGuard<'_, Vec<Error>> {
+    fn read_failures(&self) -> RwLockReadGuard<'_, Vec<(Teller, Error)>> {
         self.failures.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

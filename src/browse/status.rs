@@ -17,7 +17,8 @@ impl Shared {
             });
             targets.collect()
         };
-        let failures: Vec<String> = self.read_failures().iter().map(ToString::to_string).collect();
+        let failures: Vec<String> =
+            self.read_failures().iter().map(|(_, failure)| failure.to_string()).collect();
         if json {
             let targets: Vec<Value> =
                 targets.iter().map(|(name, report)| target_json(name, report)).collect();

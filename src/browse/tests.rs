@@ -331,6 +331,26 @@ async fn targets_come_and_go_but_a_dead_portal_takes_none_away() {
 }
 
 #[tokio::test]
+async fn a_dead_portal_is_told_of_once_until_it_has_come_back() {
+    let tree = tree_of(&san(), 9).await;
+    let news = |failures: &[(Teller, &str)]| {
+        let error = |why: &str| Error::new(ErrorKind::Connect, why);
+        let failures = failures.iter().map(|(teller, why)| (*teller, error(why))).collect();
+        let news = tree.shared.take_note(failures);
+        news.iter().map(Error::to_string).collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        assert_eq!(news(&[(1, "refused")]), ["refused"]);
+        assert!(contents_of_status(&tree).await.contains("portal: refused"));
+        assert!(news(&[(1, "refused")]).is_empty());
+        assert_eq!(news(&[(0, "refused"), (1, "refused")]), ["refused"], "another portal");
+        assert_eq!(news(&[(0, "refused"), (1, "no answer")]), ["no answer"], "another reason");
+        assert!(news(&[(1, "no answer")]).is_empty());
+        assert!(news(&[]).is_empty());
+    }
+}
+
+#[tokio::test]
 async fn a_dead_portal_keeps_only_what_no_other_one_told_of() {
     const BOTH: &str = "iqn.2026-01.test:both";
     let san = san();

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use super::driver::LinkState;
 use super::pdu::{BHS_LEN, Bhs, Digests, Incoming, Outgoing, padding};
 use super::proto::{Backoff, Login, LoginStep, LoginTarget, Negotiated, Window};
+use super::told::Told;
 use super::{Config, Portal};
 
 /// A login is answered within this time or not at all.
@@ -83,30 +84,34 @@ impl From<Error> for LoginFailure {
     }
 }
 
-/// Logs in through the first portal that lets us; follows redirects. `isid` is the session's.
+/// Logs in through the first portal that lets us; follows redirects. `isid` is the session's. The log says why portals
+/// were passed over, but for the last one, whose failure is the result.
 pub(super) async fn log_in(
     portals: &[Portal],
     target: &LoginTarget,
     config: &Config,
     isid: [u8; 6],
+    told: &mut Told,
 ) -> Result<Connection, LoginFailure> {
     let end = Instant::now() + config.timeout.min(LOGIN_LIMIT);
-    let mut failure = None;
+    let mut failure: Option<(&Portal, LoginFailure)> = None;
     for (index, portal) in portals.iter().enumerate() {
         // Each portal that is left gets its share of the time.
         let left = u32::try_from(portals.len() - index).unwrap_or(u32::MAX);
         let share = Instant::now() + end.saturating_duration_since(Instant::now()) / left;
-        match log_in_at(portal, target, config, isid, share).await {
-            Ok(connection) => return Ok(connection),
-            Err(next) => {
-                if portals.len() > 1 {
-                    tracing::info!("{}", next.error);
-                }
-                failure = Some(next);
+        if let Some((before, failure)) = &failure {
+            told.passed_over(before, &failure.error);
+        }
+        match log_in_at(portal, target, config, isid, share, told).await {
+            Ok(connection) => {
+                told.serves(portal);
+                return Ok(connection);
             }
+            Err(next) => failure = Some((portal, next)),
         }
     }
-    Err(failure.unwrap_or_else(|| Error::new(ErrorKind::Usage, "no portal to connect to").into()))
+    let none = || Error::new(ErrorKind::Usage, "no portal to connect to").into();
+    Err(failure.map_or_else(none, |(_, failure)| failure))
 }
 
 /// The same, trying again for as long as a login may take where the target says that it cannot serve *now*.
@@ -117,9 +122,9 @@ pub(super) async fn log_in_patiently(
     isid: [u8; 6],
 ) -> Result<Connection> {
     let end = Instant::now() + config.timeout.min(LOGIN_LIMIT);
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut told) = (Backoff::default(), Told::default());
     loop {
-        let failure = match log_in(portals, target, config, isid).await {
+        let failure = match log_in(portals, target, config, isid, &mut told).await {
             Ok(connection) => return Ok(connection),
             Err(failure) => failure,
         };
@@ -138,6 +143,7 @@ async fn log_in_at(
     config: &Config,
     isid: [u8; 6],
     end: Instant,
+    told: &mut Told,
 ) -> Result<Connection, LoginFailure> {
     let mut moved_to = None;
     let mut seen = vec![portal.clone()];
@@ -184,7 +190,7 @@ async fn log_in_at(
             }
             LoginStep::Redirect { address, permanent } => {
                 let next = parse_target_address(&address, &here)?;
-                tracing::info!("{here} redirects to {next}");
+                told.redirected(portal, format!("{here} redirects to {next}"));
                 if seen.contains(&next) || seen.len() > MAX_REDIRECTS {
                     return Err(Error::new(
                         ErrorKind::Login,

@@ -17,6 +17,7 @@ use super::connect::{Connection, LoginFailure, Passes, log_in, random_u32};
 use super::proto::{
     Backoff, Check, Command, Engine, Event, Fault, Limits, LoginTarget, Need, Notices, Receiver,
 };
+use super::told::Told;
 use super::unit::{self, UnitFacts};
 use super::watch::{WatcherId, Watchers};
 use super::{Config, Portal};
@@ -194,6 +195,8 @@ pub(super) struct Driver {
     /// Grows with each attempt to connect, until a connection lasts.
     backoff: Backoff,
     notices: Notices,
+    /// What was said of the portals that were passed over.
+    told: Told,
 }
 
 /// How the service of one connection ended.
@@ -240,6 +243,7 @@ impl Driver {
             confirmed: false,
             backoff: Backoff::default(),
             notices: Notices::default(),
+            told: Told::default(),
         };
         tokio::spawn(driver.run(connection));
         Handle { requests, timeout: config.timeout, state: watched, detours: false }
@@ -515,12 +519,17 @@ impl Driver {
         let portals = if self.shared { vec![self.asked.clone()] } else { self.portals.clone() };
         let (target, config) = (self.target.clone(), self.config.clone());
         let isid = self.isid;
-        let login = async move { log_in(&portals, &target, &config, isid).await };
-        tokio::pin!(login);
-        tokio::select! {
-            result = &mut login => Some(result),
-            () = self.serve_disconnected() => None,
-        }
+        let mut told = std::mem::take(&mut self.told);
+        let result = {
+            let login = log_in(&portals, &target, &config, isid, &mut told);
+            tokio::pin!(login);
+            tokio::select! {
+                result = &mut login => Some(result),
+                () = self.serve_disconnected() => None,
+            }
+        };
+        self.told = told;
+        result
     }
 
     /// Serves requests and deadlines until a time, or until the next request. False: the session is over.

@@ -16,6 +16,7 @@ mod pdu;
 mod proto;
 mod routes;
 mod session;
+mod told;
 mod unit;
 mod url;
 mod watch;

@@ -154,6 +154,33 @@ async fn a_lost_path_whose_portal_refuses_the_login_comes_back_and_says_why_once
 }
 
 #[tokio::test]
+async fn portals_that_let_nobody_in_are_told_of_once_each() {
+    let rig = rig(unit()).await.timeout(4 * SECOND);
+    let session = log_in(&rig).await;
+    let refusal = || Rule::new(On::Login, Fault::LoginStatus(3, 1)).always();
+    for portal in [0, 1] {
+        rig.server.inject(refusal().at_portal(portal));
+    }
+    let before = rig.server.stats().connections;
+    rig.server.close_connections(Close::Reset);
+    // Four rounds at least.
+    rig.bounded(rig.server.wait_for(|stats| stats.connections >= before + 8)).await;
+    for portal in rig.portals() {
+        let told = |line: &&String| line.contains("0301") && line.contains(&portal.to_string());
+        assert_eq!(rig.log().iter().filter(told).count(), 1, "{portal}: {:#?}", rig.log());
+    }
+    // The same while a session is made; the last portal's reason is the error.
+    let told = rig.log().len();
+    let portals = rig.portals();
+    let login = Session::login(&portals, IQN, &rig.config);
+    let error = rig.bounded(login).await.unwrap_err();
+    assert!(error.to_string().contains(&portals[1].to_string()), "{error}");
+    assert!(rig.log().len() <= told + 1, "{:#?}", rig.log());
+    rig.server.clear_rules();
+    let _ = rig.bounded(session.logout()).await;
+}
+
+#[tokio::test]
 async fn controllers_that_are_out_of_order_one_after_the_other_cost_no_read() {
     let rig = rig(unit()).await;
     let (session, lun) = open_all(&rig).await;
