@@ -46,8 +46,8 @@ pub(super) enum Request {
     Unwatch(LunAddress, WatcherId),
     /// Check the open unit before the next read.
     Suspect(LunAddress),
-    /// The outcome of such a check.
-    Verified(LunAddress, Check, Result<()>),
+    /// The outcome of such a check: whether the unit has grown.
+    Verified(LunAddress, Check, Result<bool>),
     /// Other sessions stand by through other portals: stay with this one's own, and give back what may take another path.
     Share,
     /// Somebody waits for a connection: try at once.
@@ -396,8 +396,10 @@ impl Driver {
             }
             Request::Suspect(lun) => self.engine.suspect(lun),
             Request::Verified(lun, check, result) => {
-                self.watchers.looked(lun, result.as_ref().err());
-                self.engine.verified(lun, check, result);
+                if self.watchers.looked(lun, &result) {
+                    tracing::warn!("{lun} grew: what is new is not read");
+                }
+                self.engine.verified(lun, check, result.map(|_| ()));
             }
             Request::Share => {
                 self.shared = true;
@@ -466,7 +468,7 @@ impl Driver {
         let handle = Handle { requests, timeout, state, detours: self.shared };
         tokio::spawn(async move {
             let looks = facts.iter().map(|facts| unit::verify(&handle, lun, facts));
-            let result = try_join_all(looks).await.map(|_| ());
+            let result = try_join_all(looks).await.map(|grown| grown.contains(&true));
             handle.tell(Request::Verified(lun, check, result));
         });
     }

@@ -101,8 +101,8 @@ pub(super) async fn open(handle: &Handle, found: &Found) -> Result<Unit> {
     Ok(Unit { facts, limits: limits?, long_reads, port })
 }
 
-/// Checks that a unit is still what it was.
-pub(super) async fn verify(handle: &Handle, lun: LunAddress, before: &UnitFacts) -> Result<()> {
+/// Checks that a unit is still what it was; true where it has grown.
+pub(super) async fn verify(handle: &Handle, lun: LunAddress, before: &UnitFacts) -> Result<bool> {
     let (identity, capacity) =
         tokio::join!(identity(handle, lun, &before.pages), capacity(handle, lun));
     let ((identity, _), (capacity, _)) = (identity?, capacity?);
@@ -125,10 +125,7 @@ pub(super) async fn verify(handle: &Handle, lun: LunAddress, before: &UnitFacts)
             before.capacity.blocks, capacity.blocks
         ));
     }
-    if capacity.blocks > before.capacity.blocks {
-        tracing::warn!("{lun} grew: what is new is not read");
-    }
-    Ok(())
+    Ok(capacity.blocks > before.capacity.blocks)
 }
 
 /// VPD 0x83, else 0x80, else nothing; and the port that the answer came through.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::scsi::LunAddress;
 
 use super::driver::{Handle, Request};
@@ -54,6 +54,7 @@ struct Watched {
     by: Vec<(WatcherId, Option<UnitFacts>)>,
     /// Why the last look at it has failed.
     trouble: Option<Error>,
+    has_grown: bool,
 }
 
 impl Watchers {
@@ -91,11 +92,11 @@ impl Watchers {
         all
     }
 
-    /// Takes note of what came of a look at the unit.
-    pub(super) fn looked(&mut self, lun: LunAddress, trouble: Option<&Error>) {
-        if let Some(watched) = self.0.get_mut(&lun) {
-            watched.trouble = trouble.cloned();
-        }
+    /// Takes note of what came of a look at the unit. True where it is found for the first time to have grown.
+    pub(super) fn looked(&mut self, lun: LunAddress, result: &Result<bool>) -> bool {
+        let Some(watched) = self.0.get_mut(&lun) else { return false };
+        watched.trouble = result.as_ref().err().cloned();
+        matches!(result, Ok(true)) && !std::mem::replace(&mut watched.has_grown, true)
     }
 
     /// Why the last look at the unit has failed, if it has.

@@ -81,6 +81,19 @@ async fn a_lun_that_grows_goes_on() {
 }
 
 #[tokio::test]
+async fn a_lun_that_has_grown_is_told_of_once() {
+    let rig = Rig::new().await;
+    let (_session, lun) = rig.open().await;
+    for blocks in [2, 3, 4] {
+        rig.server.lun(0, 1).resize(DISK / 512 * blocks);
+        assert_eq!(rig.read_all(&lun).await.unwrap(), right_digest());
+    }
+    assert!(rig.server.stats().opcode(0x9e) >= 4, "one look for each change");
+    let told = rig.log().iter().filter(|line| line.contains("grew")).count();
+    assert_eq!(told, 1, "{:#?}", rig.log());
+}
+
+#[tokio::test]
 async fn a_lun_that_shrinks_is_an_error() {
     let rig = Rig::new().await;
     let (_session, lun) = rig.open().await;
