@@ -1,13 +1,15 @@
 //! Reads under way, and the hints that wait for their turn.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use smallvec::SmallVec;
 use tokio::sync::SetOnce;
 
 use super::Device;
+use super::depth::Depth;
 use super::lines::Class;
 use crate::block::Segments;
 use crate::error::Result;
@@ -25,6 +27,13 @@ const GAP_MAX: u64 = 32 << 10;
 pub(super) struct Wanted {
     pub(super) range: Range<u64>,
     pub(super) class: Class,
+}
+
+impl Wanted {
+    pub(super) fn len(&self) -> usize {
+        // At most READ_MAX, which `coalesce` sees to.
+        (self.range.end - self.range.start) as usize
+    }
 }
 
 /// Joins ranges that touch or nearly touch and cuts them into reads of [`READ_MAX`] at most.
@@ -66,8 +75,7 @@ pub(super) struct Flight {
 
 impl Flight {
     pub(super) fn len(&self) -> usize {
-        // At most READ_MAX, which `coalesce` sees to.
-        (self.wanted.range.end - self.wanted.range.start) as usize
+        self.wanted.len()
     }
 }
 
@@ -77,21 +85,51 @@ pub(super) struct Flights {
     bytes: usize,
     ahead_bytes: usize,
     ahead_max: usize,
-    /// A hint keeps no device alive.
-    waiting: VecDeque<(Weak<Device>, Wanted)>,
     waiting_bytes: usize,
+    /// The devices that hints were given for.
+    lanes: BTreeMap<u32, Lane>,
+    /// Whose hint was begun last: the others have their turn first.
+    last: u32,
+}
+
+/// What nobody has asked for yet of one device.
+struct Lane {
+    /// A hint keeps no device alive.
+    device: Weak<Device>,
+    /// The hints that wait. Metadata goes before the data of streams, which would fill the queue for long.
+    small: VecDeque<Wanted>,
+    large: VecDeque<Wanted>,
+    /// Bytes under way.
+    bytes: usize,
+    depth: Depth,
+}
+
+impl Lane {
+    /// The next hint, if it is no longer than `room`.
+    fn next(&mut self, room: usize) -> Option<Wanted> {
+        let fits = |wanted: &Wanted, room: usize| wanted.len() <= room;
+        if let Some(wanted) = self.small.front() {
+            return fits(wanted, room).then(|| self.small.pop_front()).flatten();
+        }
+        let room = room.min(self.depth.limit().saturating_sub(self.bytes));
+        self.large
+            .front()
+            .is_some_and(|wanted| fits(wanted, room))
+            .then(|| self.large.pop_front())?
+    }
 }
 
 impl Flights {
-    /// With at most `ahead_max` bytes under way, and as many waiting, that nobody has asked for yet.
+    /// With at most `ahead_max` bytes under way, and twice as many waiting, that nobody has asked for yet.
     pub(super) fn new(ahead_max: usize) -> Self {
         Self {
             flying: BTreeMap::new(),
             bytes: 0,
             ahead_bytes: 0,
             ahead_max,
-            waiting: VecDeque::new(),
             waiting_bytes: 0,
+            lanes: BTreeMap::new(),
+            last: 0,
         }
     }
 
@@ -142,6 +180,9 @@ impl Flights {
         self.bytes += flight.len();
         if ahead {
             self.ahead_bytes += flight.len();
+            if let Some(lane) = self.lanes.get_mut(&device.number) {
+                lane.bytes += flight.len();
+            }
         }
         let other = self.flying.insert(key, Arc::clone(&flight));
         debug_assert!(other.is_none(), "two reads of one block at a time");
@@ -149,33 +190,66 @@ impl Flights {
     }
 
     /// Strikes out a read that is over.
-    pub(super) fn end(&mut self, flight: &Flight) {
-        if self.flying.remove(&(flight.device.number, flight.wanted.range.start)).is_some() {
-            self.bytes -= flight.len();
+    pub(super) fn end(&mut self, flight: &Flight, now: Instant) {
+        let number = flight.device.number;
+        if self.flying.remove(&(number, flight.wanted.range.start)).is_none() {
+            return;
+        }
+        self.bytes -= flight.len();
+        if flight.ahead {
+            self.ahead_bytes -= flight.len();
+        }
+        if let Some(lane) = self.lanes.get_mut(&number) {
             if flight.ahead {
-                self.ahead_bytes -= flight.len();
+                lane.bytes -= flight.len();
             }
+            lane.depth.landed(flight.len(), !lane.large.is_empty(), now);
         }
     }
 
     /// Puts a hint in the queue; one too many is forgotten.
     pub(super) fn wait(&mut self, device: &Arc<Device>, wanted: Wanted) {
-        let len = (wanted.range.end - wanted.range.start) as usize;
-        if self.waiting_bytes + len <= self.ahead_max {
-            self.waiting_bytes += len;
-            self.waiting.push_back((Arc::downgrade(device), wanted));
+        if self.waiting_bytes + wanted.len() > 2 * self.ahead_max {
+            return;
+        }
+        self.waiting_bytes += wanted.len();
+        let lane = self.lanes.entry(device.number).or_insert_with(|| Lane {
+            device: Arc::downgrade(device),
+            small: VecDeque::new(),
+            large: VecDeque::new(),
+            bytes: 0,
+            depth: Depth::new(self.ahead_max),
+        });
+        match wanted.class {
+            Class::Small => lane.small.push_back(wanted),
+            Class::Large => lane.large.push_back(wanted),
         }
     }
 
     /// The next hint, if there is room for it among the reads under way.
     pub(super) fn next_ahead(&mut self) -> Option<(Weak<Device>, Wanted)> {
-        let (_, wanted) = self.waiting.front()?;
-        let len = (wanted.range.end - wanted.range.start) as usize;
-        if self.ahead_bytes + len > self.ahead_max {
-            return None;
+        let room = self.ahead_max.saturating_sub(self.ahead_bytes);
+        let after = (Bound::Excluded(self.last), Bound::Unbounded);
+        let turns = self.lanes.range(after).chain(self.lanes.range(..=self.last));
+        let waiting = turns.filter(|(_, lane)| !lane.small.is_empty() || !lane.large.is_empty());
+        let turns: SmallVec<[u32; 4]> = waiting.map(|(number, _)| *number).collect();
+        for number in turns {
+            let Some(lane) = self.lanes.get_mut(&number) else { continue };
+            if let Some(wanted) = lane.next(room) {
+                self.last = number;
+                self.waiting_bytes -= wanted.len();
+                return Some((lane.device.clone(), wanted));
+            }
         }
-        self.waiting_bytes -= len;
-        self.waiting.pop_front()
+        None
+    }
+
+    /// Forgets the hints for a device that is gone.
+    pub(super) fn forget(&mut self, device: u32) {
+        if let Some(lane) = self.lanes.remove(&device) {
+            let waiting = lane.small.iter().chain(&lane.large);
+            self.waiting_bytes -= waiting.map(Wanted::len).sum::<usize>();
+        }
     }
 }
 

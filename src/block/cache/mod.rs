@@ -4,6 +4,7 @@
 //! is never held while anything waits. A read of the source runs in a task of its own and belongs to the cache:
 //! whoever stops waiting for it cancels nothing, and its result is kept unless it is an error.
 
+mod depth;
 mod flights;
 mod lines;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Waker};
+use std::time::Instant;
 
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
@@ -26,8 +28,8 @@ use lines::{Class, Lines};
 /// least that a round trip is worth.
 const PAGE: u64 = 4096;
 
-/// The most that is read ahead at a time: bandwidth x delay of 1 GB/s and 32 ms. What is under way stands before
-/// every later read in the target's queue, so more would make those wait.
+/// The most that is read ahead at a time, of all devices: bandwidth x delay of 1 GB/s and 32 ms. How much of it one gets
+/// is what [`depth`] finds out.
 const AHEAD_MAX: usize = 32 << 20;
 
 /// The memory that all caches of the process share.
@@ -264,7 +266,9 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        self.shared.lock().lines.forget(self.number);
+        let mut state = self.shared.lock();
+        state.lines.forget(self.number);
+        state.flights.forget(self.number);
     }
 }
 
@@ -326,8 +330,9 @@ impl Drop for Landing {
 fn land(flight: &Arc<Flight>, answer: Result<Segments>) {
     let device = &flight.device;
     let mut departures = Departures::default();
+    let now = Instant::now();
     let mut state = device.shared.lock();
-    state.flights.end(flight);
+    state.flights.end(flight, now);
     if let Ok(answer) = &answer {
         let Wanted { range, class } = &flight.wanted;
         state.lines.insert(device.number, range.start, answer, *class);

@@ -260,7 +260,7 @@ async fn a_hint_reads_ahead_within_its_budget_and_in_turn() {
     let source = Source::new(64 * MIB);
     source.hold();
     let (_pool, cache) = cache(&source, 16 * MIB);
-    // A quarter of the budget flies, as much waits, the rest is forgotten.
+    // A quarter of the budget flies, twice as much waits, the rest is forgotten.
     cache.prefetch(&[0..20 * MIB as u64]);
     settle().await;
     assert_eq!(source.reads().len(), 4);
@@ -272,10 +272,45 @@ async fn a_hint_reads_ahead_within_its_budget_and_in_turn() {
     source.begun(5).await;
     source.release(100);
     reader.await.unwrap().unwrap();
-    source.begun(9).await;
+    source.begun(13).await;
     settle().await;
-    assert_eq!(source.reads().len(), 9);
-    assert!(cache.try_read_at(0, 8 * MIB).is_some());
+    assert_eq!(source.reads().len(), 13);
+    assert!(cache.try_read_at(0, 12 * MIB).is_some());
+}
+
+#[tokio::test]
+async fn no_more_flies_ahead_than_makes_a_device_faster_and_metadata_goes_first() {
+    let source = Source::new(256 * MIB);
+    source.hold();
+    let (_pool, cache) = cache(&source, 256 * MIB);
+    cache.prefetch(&[0..24 * MIB as u64]);
+    cache.prefetch(&[100 * MIB as u64..100 * MIB as u64 + 4096]);
+    settle().await;
+    let at_first: Vec<u64> = source.reads().iter().map(|(offset, _)| *offset).collect();
+    let megabyte = MIB as u64;
+    assert_eq!(at_first, [0, megabyte, 2 * megabyte, 3 * megabyte, 100 * megabyte]);
+    source.release(100);
+    source.begun(25).await;
+}
+
+#[tokio::test]
+async fn a_device_with_many_hints_leaves_room_for_another() {
+    let (source, other) = (Source::new(256 * MIB), Source::new(MIB));
+    source.hold();
+    other.hold();
+    let (pool, cache) = cache(&source, 256 * MIB);
+    let second = pool.cache(Arc::clone(&other) as Arc<dyn BlockSource>);
+    cache.prefetch(&[0..64 * MIB as u64]);
+    second.prefetch(&[0..MIB as u64]);
+    settle().await;
+    assert_eq!((source.reads().len(), other.reads().len()), (4, 1));
+    // What is waiting of a device that is gone takes no room from the others.
+    drop(cache);
+    source.release(100);
+    settle().await;
+    second.prefetch(&[0..MIB as u64]);
+    other.release(100);
+    read(&second, 0, MIB).await.unwrap();
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ const FIRST_WINDOW: u64 = 128 << 10;
 /// Every stream gets so far ahead; further only one whose reader has to wait. What is fetched long before it is read
 /// has left the processor's caches by then.
 const EASY_WINDOW: u64 = 2 << 20;
-const LAST_WINDOW: u64 = 16 << 20;
+const LAST_WINDOW: u64 = 24 << 20;
+/// A hint goes out when the window has come to lack so much: a queue that runs dry between two hints is no queue.
+const HINT_MAX: u64 = 2 << 20;
 /// Readers with several requests under way arrive out of order by this much.
 const DISORDER: u64 = 1 << 20;
 /// More readers of one open file than this get no help.
@@ -53,13 +55,14 @@ impl Stream {
         offset == self.next || self.window > 0 && offset.abs_diff(self.next) <= DISORDER
     }
 
-    /// Doubles the window each time that half of it is used up; beyond [`EASY_WINDOW`] only as long as reads have to
+    /// Doubles the window each time that a part of it is used up; beyond [`EASY_WINDOW`] only as long as reads have to
     /// wait.
     fn advance(&mut self, end: u64, waited: bool) -> Option<Range<u64>> {
         self.waited |= waited;
         self.next = self.next.max(end);
         self.hinted = self.hinted.max(self.next);
-        if self.window > 0 && self.hinted - self.next > self.window / 2 {
+        let step = (self.window / 2).min(HINT_MAX);
+        if self.window > 0 && self.hinted - self.next > self.window - step {
             return None;
         }
         if self.waited || self.window < EASY_WINDOW {
