@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fs::walk::{Found, Listing, Walk, join};
 use crate::fs::{Attr, FileReader, FileType, Filesystem, Ino};
 
-use super::contents::{Contents, data_ranges, read_xattrs};
+use super::contents::{Contents, data_ranges, xattrs_to_keep};
 use super::dest::Name;
 use super::metadata::Xattrs;
 use super::pax::{self, Kind};
@@ -258,8 +258,8 @@ impl Archive<'_> {
 
 /// Reads all of a member that is needed before its header can be written.
 async fn prepare(filesystem: &dyn Filesystem, name: Vec<u8>, attr: Result<Attr>) -> Result<Member> {
-    let attr = attr?;
-    let (xattrs, unread) = read_xattrs(filesystem, &attr).await;
+    let mut attr = attr?;
+    let (xattrs, unread) = xattrs_to_keep(filesystem, &mut attr).await;
     let body = match attr.file_type {
         FileType::Regular => {
             let reader = filesystem.open(attr.ino).await?;

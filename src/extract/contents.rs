@@ -2,9 +2,9 @@
 
 use crate::block::Segments;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{Attr, FileReader, Filesystem};
+use crate::fs::{Attr, FileReader, FileType, Filesystem, Ino};
 
-use super::metadata::Xattrs;
+use super::metadata::{ACCESS_ACL, GROUP, Xattrs};
 
 /// What is read at a time.
 const CHUNK: usize = 1 << 20;
@@ -12,31 +12,59 @@ const CHUNK: usize = 1 << 20;
 /// The most bytes of attributes that one file may have: those of many files are in memory at the same time.
 const MOST_XATTRS: usize = 4 << 20;
 
-/// The extended attributes of an inode, and why some or all of them cannot be read: its contents are worth having without
-/// them.
-pub(super) async fn read_xattrs(filesystem: &dyn Filesystem, attr: &Attr) -> (Xattrs, Vec<Error>) {
-    let ino = attr.ino;
-    let mut xattrs = Vec::new();
+/// What can be read of an inode's extended attributes.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) xattrs: Xattrs,
+    /// Why some or all of them cannot be read: the contents are worth having without them.
+    pub(super) unread: Vec<Error>,
+    /// Whether the access ACL is, or may be, among those.
+    acl_unread: bool,
+}
+
+/// Reads the extended attributes of an inode.
+pub(super) async fn read_xattrs(filesystem: &dyn Filesystem, ino: Ino) -> Found {
+    let mut found = Found::default();
     let lost = |error: Error| error.context("extended attributes lost");
     let names = match filesystem.listxattr(ino).await {
         Ok(names) => names,
-        Err(error) => return (xattrs, vec![lost(error)]),
+        Err(error) => return Found { unread: vec![lost(error)], acl_unread: true, ..found },
     };
-    let mut unread = Vec::new();
+    let is_acl = |name: &[u8]| name == ACCESS_ACL.to_bytes();
+    let has_acl = names.iter().any(|name| is_acl(name));
     let mut room = MOST_XATTRS;
     for name in names {
         match filesystem.getxattr(ino, &name).await {
             Ok(value) if value.len() <= room => {
                 room -= value.len();
-                xattrs.push((name, value));
+                found.xattrs.push((name, value));
             }
             Ok(_) => {
                 let message =
                     format!("{ino}: more than {MOST_XATTRS} bytes of extended attributes");
-                return (Vec::new(), vec![lost(Error::new(ErrorKind::Unsupported, message))]);
+                let unread = vec![lost(Error::new(ErrorKind::Unsupported, message))];
+                return Found { unread, acl_unread: has_acl, ..Found::default() };
             }
-            Err(error) => unread.push(lost(error)),
+            Err(error) => {
+                found.acl_unread |= is_acl(&name);
+                found.unread.push(lost(error));
+            }
         }
+    }
+    found
+}
+
+/// [`read_xattrs`] for what is going to be restored. Where the access ACL may be lost, `attr` loses the permissions of the
+/// group: with an ACL they are its mask, and without it the owning group would get what the ACL denies.
+pub(super) async fn xattrs_to_keep(
+    filesystem: &dyn Filesystem,
+    attr: &mut Attr,
+) -> (Xattrs, Vec<Error>) {
+    let Found { xattrs, mut unread, acl_unread } = read_xattrs(filesystem, attr.ino).await;
+    if acl_unread && attr.file_type != FileType::Symlink && attr.permissions & GROUP != 0 {
+        attr.permissions &= !GROUP;
+        let closed = "closed to its group, whom an ACL may keep out";
+        unread = unread.into_iter().map(|error| error.context(closed)).collect();
     }
     (xattrs, unread)
 }

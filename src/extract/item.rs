@@ -12,7 +12,7 @@ use crate::block::Segments;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Attr, FileType, Filesystem};
 
-use super::contents::{Contents, read_xattrs};
+use super::contents::{Contents, xattrs_to_keep};
 use super::dest::{Directory, Name, Temporary};
 use super::metadata::{self, Rights, Target, Xattrs};
 
@@ -93,9 +93,9 @@ pub(super) async fn copy_batch(
     items: Vec<Item>,
     manner: Manner,
 ) -> Vec<(Item, Result<Restored>)> {
-    let read = |item: Item| async {
+    let read = |mut item: Item| async {
         let contents = async {
-            let (xattrs, unread) = read_xattrs(filesystem, &item.attr).await;
+            let (xattrs, unread) = xattrs_to_keep(filesystem, &mut item.attr).await;
             Ok((xattrs, unread, read_body(filesystem, &item).await?))
         };
         let contents: Result<_> = contents.await;
@@ -241,11 +241,11 @@ impl Writing {
 pub(super) async fn copy_large(
     filesystem: &dyn Filesystem,
     directory: &Directory,
-    item: Item,
+    mut item: Item,
     manner: Manner,
     progress: impl Fn(u64),
 ) -> (Item, Result<Restored>) {
-    let result = stream_large(filesystem, directory, &item, manner, progress).await;
+    let result = stream_large(filesystem, directory, &mut item, manner, progress).await;
     (item, result)
 }
 
@@ -258,12 +258,12 @@ enum Step {
 async fn stream_large(
     filesystem: &dyn Filesystem,
     directory: &Directory,
-    item: &Item,
+    item: &mut Item,
     manner: Manner,
     progress: impl Fn(u64),
 ) -> Result<Restored> {
+    let (xattrs, unread) = xattrs_to_keep(filesystem, &mut item.attr).await;
     let named = |error: Error| item.named(error);
-    let (xattrs, unread) = read_xattrs(filesystem, &item.attr).await;
     let reader = filesystem.open(item.attr.ino).await.map_err(named)?;
     let mut contents = Contents::new(&*reader, item.attr.size);
     let (steps, received) = mpsc::channel(CHUNKS_IN_FLIGHT);

@@ -16,8 +16,11 @@ pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 /// Permission bits that make a program run with its owner's or group's rights.
 const SET_ID: u16 = 0o6000;
 
+/// The permissions of the owning group; with an ACL, its mask.
+pub(super) const GROUP: u16 = 0o070;
+
 /// The attributes that hold the ACL of a file or directory, and that of what is made in a directory.
-const ACCESS_ACL: &CStr = c"system.posix_acl_access";
+pub(super) const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 pub(super) const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 /// Sets everything that `attr` and `xattrs` say, in the only order in which no step undoes or forbids another: a change
@@ -44,7 +47,14 @@ pub(super) fn apply(target: Target<'_>, attr: &Attr, xattrs: &Xattrs, rights: Ri
     for (name, value) in xattrs {
         let set =
             if rights.may_set(name) { target.set_xattr(name, value) } else { Err(Errno::PERM) };
-        lost.check(&format!("attribute {}", String::from_utf8_lossy(name)), set);
+        if let Err(error) = set {
+            lost.add(&format!("attribute {}", String::from_utf8_lossy(name)), error);
+            // They were its mask; without it the owning group would get what the ACL denies.
+            if *name == ACCESS_ACL.to_bytes() && permissions & GROUP != 0 {
+                lost.add("the group's permissions", error);
+                permissions &= !GROUP;
+            }
+        }
     }
     if attr.file_type != FileType::Symlink {
         lost.check("mode", target.set_mode(permissions));

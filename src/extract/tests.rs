@@ -576,3 +576,55 @@ async fn attributes_without_end_are_not_kept_in_memory() {
     assert_eq!(fs::read(world.to("file")).unwrap(), b"contents", "without them");
     assert!(world.to("other").exists());
 }
+
+#[tokio::test]
+async fn without_its_acl_nothing_opens_to_its_group() {
+    let mut image = MemoryFs::new();
+    let acl = (b"system.posix_acl_access".to_vec(), b"no ACL".to_vec());
+    let unread = image.file("/d/unread", b"secret");
+    let refused = image.file("/d/refused", b"secret");
+    let closed = image.file("/d/closed", b"secret");
+    let other = image.file("/d/other", b"");
+    let directory = image.directory("/d");
+    let large = image.file("/d/large", &vec![1; 2 << 20]);
+    for ino in [unread, refused, other, large] {
+        image.node(ino).attr.permissions = 0o664;
+    }
+    image.node(closed).attr.permissions = 0o604;
+    image.node(directory).attr.permissions = 0o775;
+    for ino in [unread, closed, directory, large] {
+        image.node(ino).xattrs_failure = Some(ErrorKind::BadChecksum);
+    }
+    image.node(refused).xattrs.push(acl);
+    // What is lost there is no ACL.
+    for index in 0..100 {
+        image.node(other).xattrs.push((format!("user.{index}").into_bytes(), vec![0; 1 << 16]));
+    }
+
+    let world = World::new();
+    let outcome = world.extract(&image, &["/d"]).await;
+    let group = "closed to its group, whom an ACL may keep out: extended attributes lost: ";
+    outcome.failed_with(&[
+        "/d/closed: extended attributes lost: ",
+        &format!("/d/large: {group}"),
+        "/d/other: extended attributes lost: ",
+        "/d/refused: attribute system.posix_acl_access not kept: Operation not supported, the group's permissions not kept",
+        &format!("/d/unread: {group}"),
+        &format!("/d: {group}"),
+    ]);
+    let mode = |path: &str| fs::metadata(world.to(path)).unwrap().mode() & 0o7777;
+    let modes = ["d", "d/unread", "d/refused", "d/closed", "d/other", "d/large"].map(mode);
+    assert_eq!(modes, [0o705, 0o604, 0o604, 0o604, 0o664, 0o604]);
+
+    // An archive holds the mode that it may be given.
+    let (out, mut taken) = tokio::sync::mpsc::channel(100);
+    archive(&image, &[b"/d/unread".to_vec()], &out, &Report::new(|_| {})).await;
+    drop(out);
+    let mut bytes = Vec::new();
+    while let Some(piece) = taken.recv().await {
+        bytes.extend_from_slice(&piece.into_bytes());
+    }
+    let mut archived = tar::Archive::new(&*bytes);
+    let member = archived.entries().unwrap().next().unwrap().unwrap();
+    assert_eq!(member.header().mode().unwrap(), 0o604);
+}

@@ -69,7 +69,7 @@ async fn check(
     unread: &mut Vec<Error>,
 ) -> Result<FileType> {
     let attr = found.attr?;
-    unread.extend(read_xattrs(filesystem, &attr).await.1);
+    unread.extend(read_xattrs(filesystem, attr.ino).await.unread);
     match attr.file_type {
         FileType::Symlink => {
             filesystem.readlink(attr.ino).await?;

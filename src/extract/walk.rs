@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Attr, DirEntry, FileType, Filesystem, Ino};
 
-use super::contents::read_xattrs;
+use super::contents::xattrs_to_keep;
 use super::dest::{Destination, Directory, Name, RelPath};
 use super::item::{Item, Manner, Restored, blocking, copy_batch, copy_large, put_failed};
 use super::metadata::{self, Rights, Target, Xattrs};
@@ -185,7 +185,7 @@ impl Extraction {
 
     /// Makes one directory and copies all files in it. Returns the directories in it.
     async fn copy_directory(&self, pending: Pending) -> Vec<Pending> {
-        let Pending { parent, name, from, attr, root } = pending;
+        let Pending { parent, name, from, mut attr, root } = pending;
         let named = |error: Error| error.context(String::from_utf8_lossy(&from));
         if !lock(&self.seen).insert((root, attr.ino)) {
             let loops = "a directory that was copied already stands here again; not copied";
@@ -202,7 +202,7 @@ impl Extraction {
         // What stood there before is not ours to change, unless we are told so; --to itself never is, and stands
         // for nothing in the image.
         if made || !to.is_root() {
-            let (xattrs, unread) = read_xattrs(&*self.filesystem, &attr).await;
+            let (xattrs, unread) = xattrs_to_keep(&*self.filesystem, &mut attr).await;
             unread.into_iter().for_each(|error| self.report.failure(&named(error)));
             let unfinished = Unfinished {
                 ours: made || self.manner.overwrite,

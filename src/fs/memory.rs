@@ -31,6 +31,8 @@ pub(crate) struct Node {
     /// Which parts (start, end) of the contents are data; the rest are holes.
     pub(crate) data: Vec<(u64, u64)>,
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Listing the attributes fails with this.
+    pub(crate) xattrs_failure: Option<ErrorKind>,
     /// Reading the contents from here on never ends.
     pub(crate) hangs_at: Option<u64>,
     /// Reading the contents fails with this.
@@ -143,6 +145,7 @@ fn node(ino: Ino, file_type: FileType, contents: Vec<u8>) -> Node {
         data: vec![(0, size)],
         contents,
         xattrs: Vec::new(),
+        xattrs_failure: None,
         hangs_at: None,
         failure: None,
     }
@@ -194,7 +197,10 @@ impl Filesystem for MemoryFs {
     }
 
     fn listxattr(&self, ino: Ino) -> Pending<'_, Vec<Vec<u8>>> {
-        ready(self.get(ino).map(|node| node.xattrs.iter().map(|(name, _)| name.clone()).collect()))
+        ready(self.get(ino).and_then(|node| match node.xattrs_failure {
+            Some(kind) => Err(Error::new(kind, format!("{ino}: as the test wants it"))),
+            None => Ok(node.xattrs.iter().map(|(name, _)| name.clone()).collect()),
+        }))
     }
 
     fn getxattr<'a>(&'a self, ino: Ino, name: &'a [u8]) -> Pending<'a, Vec<u8>> {
