@@ -93,11 +93,18 @@ pub(crate) fn crashed(directory: &Path) -> Result<PathBuf> {
     run(Command::new("umount").arg(mountpoint.path()))?;
     copied?;
     fs::remove_file(live)?;
-    let header = Command::new("dumpe2fs").arg("-h").arg(&unfinished).output()?;
-    let header = String::from_utf8_lossy(&header.stdout).into_owned();
-    ensure!(header.contains("needs_recovery"), "the copy is clean");
     fs::rename(unfinished, &path)?;
     Ok(path)
+}
+
+/// Copies a disk while it is mounted, as a snapshot of a running server is made: the copy must have a journal to be
+/// played back.
+pub(crate) fn copy_mounted(live: &Path, copy: &Path) -> Result<()> {
+    run(Command::new("cp").arg("--sparse=always").arg(live).arg(copy))?;
+    let header = Command::new("dumpe2fs").arg("-h").arg(copy).output()?;
+    let header = String::from_utf8_lossy(&header.stdout).into_owned();
+    ensure!(header.contains("needs_recovery"), "the copy is clean");
+    Ok(())
 }
 
 /// Commits files to the journal, and copies the disk before they are written to their places.
@@ -106,7 +113,7 @@ fn write_and_copy(mountpoint: &Path, live: &Path, copy: &Path) -> Result<()> {
         fs::write(mountpoint.join(format!("new-{n}")), "written before the crash\n")?;
     }
     File::create(mountpoint.join("committed"))?.sync_all()?;
-    run(Command::new("cp").arg("--sparse=always").arg(live).arg(copy))
+    copy_mounted(live, copy)
 }
 
 pub(crate) fn run(command: &mut Command) -> Result<()> {

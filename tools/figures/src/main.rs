@@ -27,7 +27,7 @@ struct Options {
     /// The program to measure
     #[arg(long, default_value = "target/release/snapbrowse")]
     binary: PathBuf,
-    /// Where the disks are made and kept (about 6 GB)
+    /// Where the disks are made and kept (about 13 GB)
     #[arg(long, default_value = "target/figures")]
     disks: PathBuf,
     /// How often each program runs

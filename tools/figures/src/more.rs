@@ -56,7 +56,7 @@ impl Bench {
         let work = format!(
             "`cat` of a 2 KB file, ext3, {live} MiB of the journal live, {latency:?} per answer"
         );
-        self.cat_deep(work, target)
+        self.cat_deep(work, target, latency)
     }
 
     pub(crate) fn engine(&self) -> Result<Line> {
@@ -124,7 +124,7 @@ impl Bench {
     }
 
     pub(crate) fn idle(&self) -> Result<Line> {
-        let mut target = Scripted::start(&disk(&self.disks, EXT4)?, Duration::ZERO)?;
+        let mut target = self.scripted(EXT4, Duration::ZERO)?;
         let mounted = Mounted::ours(&self.binary, &target.url())?;
         measure(as_user("ls").arg(mounted.path()).stdout(Stdio::null()))?;
         // The first look whether the volume is being written follows the first use.

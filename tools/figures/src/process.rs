@@ -18,6 +18,11 @@ pub(crate) struct Cost {
     pub(crate) peak: u64,
 }
 
+/// Between two looks at a process's memory, when it has just begun, ...
+const SHORTEST_PAUSE: Duration = Duration::from_micros(200);
+/// ... and later.
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+
 /// Runs a command to its end; it must succeed.
 pub(crate) fn measure(command: &mut Command) -> Result<Cost> {
     let name = format!("{command:?}");
@@ -27,10 +32,12 @@ pub(crate) fn measure(command: &mut Command) -> Result<Cost> {
     let (peak, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let cost = std::thread::scope(|scope| {
         scope.spawn(|| {
-            // The figure only grows, so that the last look before the end is right but for an instant.
+            // The figure only grows, so that the last look before the end is right but for an instant: a short one
+            // where the whole process lives for milliseconds only.
             while !over.load(Ordering::Relaxed) {
                 peak.fetch_max(peak_memory(pid).unwrap_or(0), Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(10));
+                let pause = begun.elapsed() / 50;
+                std::thread::sleep(pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
             }
         });
         let id = Pid::from_child(&child);

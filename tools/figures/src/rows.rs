@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::images::{BIG, DEEP, EXT3, EXT4, FILES, Recipe, SPARSE, disk};
 use crate::mounts::Mounted;
@@ -40,6 +40,7 @@ const ROWS: &[(&str, Row)] = &[
     ("image-walk", Bench::image_walk),
     ("image-dd", Bench::image_dd),
     ("image-random", Bench::image_random),
+    ("image-random-once", Bench::image_random_once),
     ("image-direct", Bench::image_random_directly),
     ("image-extract", Bench::image_extract),
     ("image-engine", Bench::engine),
@@ -60,15 +61,27 @@ const ROWS: &[(&str, Row)] = &[
 impl Bench {
     /// Measures and prints the rows whose names contain one of `only`, or all.
     pub(crate) fn run(&self, only: &[String]) -> Result<()> {
+        let names = || ROWS.iter().map(|(name, _)| *name);
+        if let Some(part) = only.iter().find(|part| !names().any(|name| name.contains(*part))) {
+            bail!(
+                "no row is called {part:?}; there are: {}",
+                names().collect::<Vec<_>>().join(", ")
+            );
+        }
         println!("| work | unit | ours | peers | besides |\n| --- | --- | --- | --- | --- |");
+        let mut failed = Vec::new();
         for (name, row) in ROWS {
             if only.is_empty() || only.iter().any(|part| name.contains(part.as_str())) {
                 match row(self) {
                     Ok(line) => println!("{line}"),
-                    Err(error) => println!("| {name} | | {error:#} | | |"),
+                    Err(error) => {
+                        println!("| {name} | | {error:#} | | |");
+                        failed.push(*name);
+                    }
                 }
             }
         }
+        ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));
         Ok(())
     }
 
@@ -82,6 +95,13 @@ impl Bench {
         let image = disk(&self.disks, recipe)?;
         warm(&image)?;
         Tgtd::start(&image)
+    }
+
+    /// The disk behind the target that counts and delays each answer by `latency`.
+    pub(crate) fn scripted(&self, recipe: Recipe, latency: Duration) -> Result<Scripted> {
+        let image = disk(&self.disks, recipe)?;
+        warm(&image)?;
+        Scripted::start(&image, latency)
     }
 
     fn cat(&self, recipe: Recipe) -> Result<Line> {
@@ -176,9 +196,10 @@ impl Bench {
         // Whoever else is at work takes cores from all of them, but adds little to what each read costs.
         let (wire, empty, ours) = (median(&wire), median(&empty), median(&costs));
         line.note(format!(
-            "no place twice: {:.0}, of {ours:.1} us CPU each, where iscsi-perf takes {wire:.1} and an empty fuser server \
+            "no place twice: {:.0}, {:.2} of iscsi-perf's, of {ours:.1} us CPU each, where iscsi-perf takes {wire:.1} and an empty fuser server \
              {empty:.1}, readers and target included: {:.2} of what the cores allow",
             median(&once),
+            median(&once) / median(&line.figures[1].1),
             (wire + empty) / ours
         ));
         Ok(line)
@@ -230,29 +251,39 @@ impl Bench {
     }
 
     fn deep(&self, recipe: Recipe, latency: Duration) -> Result<Line> {
-        let target = Scripted::start(&disk(&self.disks, recipe)?, latency)?;
+        let target = self.scripted(recipe, latency)?;
         let work = format!(
             "`cat` of a 2 KB file five directories deep, {}, {latency:?} per answer, the whole process",
             recipe.name
         );
-        self.cat_deep(work, target)
+        self.cat_deep(work, target, latency)
     }
 
     /// The small file of a disk, by a process of its own each time.
-    pub(crate) fn cat_deep(&self, work: String, mut target: Scripted) -> Result<Line> {
+    pub(crate) fn cat_deep(
+        &self,
+        work: String,
+        mut target: Scripted,
+        latency: Duration,
+    ) -> Result<Line> {
         let mut line = Line::new(work, "ms");
         for _ in 0..self.runs {
             let cost = measure(&mut self.ours(&["cat", &target.url(), DEEP]))?;
             line.add("cat", cost.wall.as_secs_f64() * 1e3);
             let (commands, bytes) = target.counts();
             line.notes = vec![format!("{commands} SCSI commands, {} KiB read", bytes >> 10)];
-            line.note(format!("{} MiB", cost.peak >> 20));
+            line.note(format!("{:.1} MiB", cost.peak as f64 / f64::from(1 << 20)));
+            if !latency.is_zero() {
+                // Everything that was waited for, the connection and the logout too, took one delay each at least.
+                let trips = cost.wall.as_secs_f64() / latency.as_secs_f64();
+                line.note(format!("no more than {trips:.1} round trips from start to exit"));
+            }
         }
         Ok(line)
     }
 
     fn dd_far(&self) -> Result<Line> {
-        let mut target = Scripted::start(&disk(&self.disks, EXT4)?, Duration::from_millis(5))?;
+        let mut target = self.scripted(EXT4, Duration::from_millis(5))?;
         let mut line = Line::new("`dd` of the 1 GiB file, FUSE, 5 ms per answer", "MB/s");
         for _ in 0..self.runs {
             let mounted = Mounted::ours(&self.binary, &target.url())?;
@@ -260,52 +291,54 @@ impl Bench {
             line.add("mount", rate(BIG, cost.wall));
             let (commands, bytes) = target.counts();
             line.notes = vec![format!("{commands} SCSI commands, {} MiB read", bytes >> 20)];
+            line.note(format!("{} MiB", mounted.cost()?.peak >> 20));
         }
         Ok(line)
     }
 
     fn walk_far(&self) -> Result<Line> {
-        let mut target = Scripted::start(&disk(&self.disks, EXT4)?, Duration::from_millis(5))?;
+        let mut target = self.scripted(EXT4, Duration::from_millis(5))?;
         let mut line = Line::new("the walk over 50,000 files, FUSE, 5 ms per answer", "s");
         for _ in 0..self.runs {
             let mounted = Mounted::ours(&self.binary, &target.url())?;
             line.add("mount", find(as_user("find"), &mounted.path())?.wall.as_secs_f64());
             let (commands, bytes) = target.counts();
             line.notes = vec![format!("{commands} SCSI commands, {} MiB read", bytes >> 20)];
+            line.note(format!("{} MiB", mounted.cost()?.peak >> 20));
         }
         Ok(line)
     }
 
-    /// Runs the same on our mount of an image, fuse2fs's and the kernel's.
-    fn on_images(&self, line: &mut Line, work: impl Fn(bool, &Path) -> Result<f64>) -> Result<()> {
+    /// Runs the same on our mount of an image, fuse2fs's and the kernel's, and where `limits` says so, on servers that do
+    /// nothing but answer: what is left for everything else.
+    fn on_images(
+        &self,
+        line: &mut Line,
+        limits: bool,
+        work: impl Fn(bool, &Mounted, &str) -> Result<f64>,
+    ) -> Result<()> {
         let image = disk(&self.disks, EXT4)?;
         warm(&image)?;
         let source = image.to_str().context("a path in UTF-8")?;
         for _ in 0..self.runs {
             let mounted = Mounted::ours(&self.binary, source)?;
-            line.add("mount", work(true, &mounted.path())?);
+            line.add("mount", work(true, &mounted, "big.bin")?);
+            line.notes = vec![format!("{} MiB", mounted.cost()?.peak >> 20)];
             drop(mounted);
             let mounted = Mounted::fuse2fs_of(&image)?;
-            line.add("fuse2fs", work(false, &mounted.path())?);
+            line.add("fuse2fs", work(false, &mounted, "big.bin")?);
             drop(mounted);
             if rustix::process::geteuid().is_root() {
                 let mounted = Mounted::kernel(&image)?;
-                line.add("kernel, loop", work(false, &mounted.path())?);
+                line.add("kernel, loop", work(false, &mounted, "big.bin")?);
             }
-        }
-        Ok(())
-    }
-
-    /// Runs the same on servers that do nothing but answer: what is left for everything else.
-    fn on_limits(&self, line: &mut Line, work: impl Fn(&Path) -> Result<f64>) -> Result<()> {
-        let image = disk(&self.disks, EXT4)?;
-        for _ in 0..self.runs {
-            for (name, image) in [
-                ("empty fuser server", None),
-                ("fuser server of the image as it lies", Some(&*image)),
-            ] {
-                let mounted = Mounted::empty(image)?;
-                line.add(name, work(&mounted.path().join("file"))?);
+            if limits {
+                let mounted = Mounted::empty(None)?;
+                line.add("empty fuser server", work(false, &mounted, "file")?);
+                drop(mounted);
+                let mounted = Mounted::empty(Some(&image))?;
+                let name = "fuser server of the image as it lies";
+                line.add(name, work(false, &mounted, "file")?);
             }
         }
         Ok(())
@@ -313,25 +346,35 @@ impl Bench {
 
     fn image_walk(&self) -> Result<Line> {
         let mut line = Line::new("image in the page cache: the walk", "s");
-        self.on_images(&mut line, |user, path| {
-            Ok(find(command(user, "find"), path)?.wall.as_secs_f64())
+        self.on_images(&mut line, false, |user, mounted, _| {
+            Ok(find(command(user, "find"), &mounted.path())?.wall.as_secs_f64())
         })?;
         Ok(line)
     }
 
     fn image_dd(&self) -> Result<Line> {
         let mut line = Line::new("image in the page cache: `dd` of 1 GiB", "MB/s");
-        self.on_images(&mut line, |user, path| {
-            Ok(rate(BIG, dd(command(user, "dd"), &path.join("big.bin"))?.wall))
+        self.on_images(&mut line, true, |user, mounted, file| {
+            Ok(rate(BIG, dd(command(user, "dd"), &mounted.path().join(file))?.wall))
         })?;
-        self.on_limits(&mut line, |file| Ok(rate(BIG, dd(Command::new("dd"), file)?.wall)))?;
         Ok(line)
     }
 
     fn image_random(&self) -> Result<Line> {
-        let mut line = Line::new("image in the page cache: random 4 KiB, 16 readers", "reads/s");
-        self.on_images(&mut line, |user, path| read_at_random(user, &path.join("big.bin")))?;
-        self.on_limits(&mut line, |file| read_at_random(false, file))?;
+        let work = "image in the page cache: random 4 KiB, 16 readers, for three seconds";
+        let mut line = Line::new(work, "reads/s");
+        self.on_images(&mut line, true, |user, mounted, file| {
+            read_at_random(user, &mounted.path().join(file))
+        })?;
+        Ok(line)
+    }
+
+    fn image_random_once(&self) -> Result<Line> {
+        let work = "image in the page cache: random 4 KiB, 16 readers, no place twice";
+        let mut line = Line::new(work, "reads/s");
+        self.on_images(&mut line, true, |user, mounted, file| {
+            Ok(read_once(user, &mounted.path().join(file))?.0)
+        })?;
         Ok(line)
     }
 }

@@ -7,10 +7,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::images::{Noise, deep_tree, run};
+use crate::images::{Noise, copy_mounted, deep_tree, run};
 
 /// The block size of all of them.
 const BLOCK: u64 = 4096;
@@ -80,20 +80,19 @@ pub(crate) fn shaped(directory: &Path, shape: Shape) -> Result<PathBuf> {
     let mount = tempfile::Builder::new().prefix("figures").tempdir()?;
     let options = format!("loop,{}", shape.mount);
     run(Command::new("mount").args(["-o", &options]).arg(&unfinished).arg(mount.path()))?;
+    let copied = path.with_extension("copy");
     let filled = (shape.fill)(mount.path()).and_then(|()| {
         if shape.crash {
-            let copy =
-                Command::new("cp").arg("--sparse=always").arg(&unfinished).arg(&path).status();
-            ensure!(copy?.success(), "cp failed");
+            copy_mounted(&unfinished, &copied)?;
         }
         Ok(())
     });
     run(Command::new("umount").arg(mount.path()))?;
     filled?;
-    match shape.crash {
-        true => fs::remove_file(unfinished)?,
-        false => fs::rename(unfinished, &path)?,
+    if shape.crash {
+        fs::rename(&copied, &unfinished)?;
     }
+    fs::rename(unfinished, &path)?;
     Ok(path)
 }
 

@@ -85,6 +85,8 @@ impl Connection {
                 step => self.send(step).await,
             }
         }
+        // The kernel has answered the connection at once.
+        self.delay().await;
         let Some(agreed) = self.login(reader).await else {
             // The writer ends the connection after the refusal, and this task with it.
             std::future::pending::<()>().await;
@@ -102,6 +104,14 @@ impl Connection {
     async fn send(&self, step: Step) {
         // Without a writer the connection has ended, and this task ends too.
         let _ = self.steps.send(step).await;
+    }
+
+    /// Waits as long as the script lets the initiator wait for each answer.
+    async fn delay(&self) {
+        let latency = self.shared.latency();
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
     }
 
     /// The login phase; `None` after a refusal.
@@ -129,6 +139,7 @@ impl Connection {
             };
             let mut steps = vec![Step::Send(Out::new(reply, StatSn::Advance))];
             faults.iter().for_each(|fault| answer::spoil(&mut steps, fault));
+            self.delay().await;
             for step in steps {
                 self.send(step).await;
             }
@@ -298,9 +309,22 @@ impl FullFeature {
     }
 
     async fn respond(&mut self, reply: Pdu, faults: &[Fault]) {
-        let mut steps = vec![Step::Send(Out::new(reply, StatSn::Advance))];
-        faults.iter().for_each(|fault| answer::spoil(&mut steps, fault));
+        let steps = self.response(reply, faults);
         self.dispatch(steps).await;
+    }
+
+    fn response(&self, reply: Pdu, faults: &[Fault]) -> Vec<Step> {
+        let mut steps = vec![Step::Send(Out::new(reply, StatSn::Advance))];
+        self.delay(&mut steps);
+        faults.iter().for_each(|fault| answer::spoil(&mut steps, fault));
+        steps
+    }
+
+    fn delay(&self, steps: &mut Vec<Step>) {
+        let latency = self.shared().latency();
+        if !latency.is_zero() {
+            steps.insert(0, Step::Pause(latency));
+        }
     }
 
     async fn command(&mut self, pdu: &Pdu) {
@@ -351,10 +375,7 @@ impl FullFeature {
                 answer::scsi_answer(&asked, &outcome, &faults)
             }
         };
-        let latency = self.shared().latency();
-        if !latency.is_zero() {
-            steps.insert(0, Step::Pause(latency));
-        }
+        self.delay(&mut steps);
         faults.iter().for_each(|fault| answer::spoil(&mut steps, fault));
         self.dispatch(steps).await;
     }
@@ -549,9 +570,10 @@ impl FullFeature {
             .with_u32(16, pdu.itt())
             .with_bytes(40, &self.shared().config.time2wait.to_be_bytes());
         let answered = !faults.contains(&Fault::Silence);
-        self.respond(reply, &faults).await;
+        let mut steps = self.response(reply, &faults);
         if answered {
-            self.dispatch(vec![Step::Close(Close::Fin)]).await;
+            steps.push(Step::Close(Close::Fin));
         }
+        self.dispatch(steps).await;
     }
 }

@@ -36,7 +36,7 @@ struct Options {
     /// The first line of this file is the secret that goes with it
     #[arg(long, value_name = "FILE", requires = "mutual_user")]
     mutual_password_file: Option<PathBuf>,
-    /// Answer each command this much later, to the millisecond
+    /// Answer each request this much later, to the millisecond
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     latency: Duration,
     /// How many commands a session may have in flight

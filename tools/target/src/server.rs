@@ -101,7 +101,8 @@ pub struct Config {
     pub targets: Vec<Target>,
     /// CHAP in discovery sessions.
     pub discovery_chap: Option<Chap>,
-    /// Each SCSI command is answered this much later (to the millisecond); commands do not wait for each other.
+    /// Whatever the initiator waits for comes this much later (to the millisecond): the connection, each answer to a
+    /// login, a command or any other request. Requests do not wait for each other.
     pub latency: Duration,
     /// Commands that a session may have in flight: the width of the command window.
     pub queue_depth: u32,
@@ -333,7 +334,7 @@ impl Server {
         Arc::clone(lun.expect("a unit that the caller configured"))
     }
 
-    /// From now on each SCSI command is answered this much later.
+    /// From now on each answer comes this much later.
     pub fn set_latency(&self, latency: Duration) {
         self.shared.latency_nanos.store(nanos(latency), Ordering::Relaxed);
     }
