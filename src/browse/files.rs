@@ -16,7 +16,7 @@ use crate::fs::{
 };
 
 use super::Browse;
-use super::target::{Lease, Live, Target};
+use super::target::{Lease, Live, Target, stale};
 use super::tree::{Kind, Node, NodeId, Place, ROOT, node_ino, volume_ino};
 
 /// How long the kernel may keep names and attributes of the tree's own directories.
@@ -308,11 +308,6 @@ fn inside(
     let filesystem = live.volume(slot)?.cloned().ok_or_else(stale)?;
     let ino = ino.unwrap_or(filesystem.root());
     Ok(Inside { filesystem, ino, slot, live, target: Arc::clone(target), _lease: lease })
-}
-
-/// The number belongs to a volume or a target that is gone.
-fn stale() -> Error {
-    Error::new(ErrorKind::Stale, "it belonged to a snapshot that is no longer there")
 }
 
 impl Filesystem for Browse {

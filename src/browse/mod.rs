@@ -108,7 +108,7 @@ impl Browse {
 
     /// Logs out of everything, and gives back what went wrong with that; the tree is of no use afterwards.
     pub async fn log_out(&self) -> Vec<Error> {
-        let logins = self.shared.targets().into_iter().filter_map(|target| target.take());
+        let logins = self.shared.targets().into_iter().filter_map(|target| target.vanish());
         log_out(logins.collect()).await
     }
 
@@ -203,7 +203,7 @@ impl Shared {
             })
             .collect();
         for (id, target) in vanished {
-            gone.extend(target.take());
+            gone.extend(target.vanish());
             tree.remove(id);
             tree.drop_slots(&target);
         }
@@ -239,7 +239,10 @@ impl Shared {
     fn show_volumes(&self, target: &Arc<Target>, live: &Live) {
         let record = target.record();
         let mut tree = self.write();
-        // It may have vanished meanwhile; its inode numbers lead nowhere then.
+        // It may have vanished meanwhile, and another one have its name; its inode numbers lead nowhere then.
+        if target.is_gone() {
+            return;
+        }
         let Some(id) = tree.find(ROOT, &record.name) else { return };
         let slots = &live.incarnation.slots;
         if slots.iter().all(|slot| tree.shown(*slot).is_some()) {

@@ -31,6 +31,8 @@ pub(super) struct Target {
 
 struct State {
     live: Option<Arc<Live>>,
+    /// Whether it has left the tree: nobody would end a login that it gets now.
+    gone: bool,
     /// What was open last, to be recognised when it comes back.
     known: Option<Arc<Incarnation>>,
     /// Why there was no login the last time.
@@ -181,6 +183,7 @@ impl Target {
             login: tokio::sync::Mutex::new(()),
             state: RwLock::new(State {
                 live: None,
+                gone: false,
                 known: None,
                 failure: None,
                 silence: None,
@@ -230,7 +233,8 @@ impl Target {
     /// until the login stands or has failed. `new_slots` numbers volumes not seen before.
     ///
     /// # Errors
-    /// Those of `room` and of [`San::open`]; of these the last one again, without a new try, until its back-off has passed.
+    /// Those of `room` and of [`San::open`]; of these the last one again, without a new try, until its back-off has
+    /// passed. [`ErrorKind::Stale`] where the target has left the tree, before or meanwhile.
     pub(super) async fn log_in<R: Send>(
         self: &Arc<Self>,
         san: &Arc<dyn San>,
@@ -250,9 +254,14 @@ impl Target {
             target.check_backoff()?;
             let _room = room.await?;
             let record = target.record();
-            match san.open(&record).await {
-                Ok(open) => Ok(target.opened(open, new_slots)),
-                Err(error) => Err(target.failed(error.about(&record.name))),
+            let open = san.open(&record).await;
+            let open = open.map_err(|error| target.failed(error.about(&record.name)))?;
+            match target.opened(open, new_slots) {
+                Ok(live) => Ok(live),
+                Err(orphan) => {
+                    (orphan.log_out)().await;
+                    Err(stale())
+                }
             }
         });
         task.await
@@ -260,7 +269,9 @@ impl Target {
     }
 
     fn check_backoff(&self) -> Result<()> {
-        match &self.read().failure {
+        let state = self.read();
+        match &state.failure {
+            _ if state.gone => Err(stale()),
             Some(failure) if !failure.wait().is_zero() => Err(failure.error.clone()),
             _ => Ok(()),
         }
@@ -290,15 +301,24 @@ impl Target {
         }
     }
 
-    fn opened(&self, open: OpenTarget, new_slots: impl Fn(usize) -> Vec<u32>) -> Arc<Live> {
+    /// Takes note of a login; one that came too late is given back.
+    fn opened(
+        &self,
+        open: OpenTarget,
+        new_slots: impl Fn(usize) -> Vec<u32>,
+    ) -> Result<Arc<Live>, OpenTarget> {
         let identity =
             |volume: &super::san::OpenVolume| (volume.path.clone(), volume.identity.clone());
         let identities: Vec<Identity> = open.volumes.iter().map(identity).collect();
+        // The tree's lock goes before the state's; there is no other login meanwhile.
+        let known = self.read().known.clone().filter(|known| known.is(&identities));
+        let incarnation = known.unwrap_or_else(|| {
+            Arc::new(Incarnation { slots: new_slots(identities.len()), identities })
+        });
         let mut state = self.write();
-        let incarnation = match &state.known {
-            Some(known) if known.is(&identities) => Arc::clone(known),
-            _ => Arc::new(Incarnation { slots: new_slots(identities.len()), identities }),
-        };
+        if state.gone {
+            return Err(open);
+        }
         let changed = open.volumes.iter().map(|_| OnceLock::new()).collect();
         if open.alias.is_some() {
             state.alias.clone_from(&open.alias);
@@ -315,7 +335,7 @@ impl Target {
         state.failure = None;
         state.silence = None;
         state.logins += 1;
-        live
+        Ok(live)
     }
 
     fn failed(&self, error: Error) -> Error {
@@ -342,9 +362,17 @@ impl Target {
         state.live.take()
     }
 
-    /// Takes the login away from under its users: it is of no use to them any more.
-    pub(super) fn take(&self) -> Option<Arc<Live>> {
-        self.write().live.take()
+    /// The target leaves the tree. Takes the login away from under its users, and there is no further one; one that is
+    /// under way is logged out as soon as it stands.
+    pub(super) fn vanish(&self) -> Option<Arc<Live>> {
+        let mut state = self.write();
+        state.gone = true;
+        state.live.take()
+    }
+
+    /// Whether it has left the tree.
+    pub(super) fn is_gone(&self) -> bool {
+        self.read().gone
     }
 
     /// Takes this login away, if it still is the one.
@@ -374,6 +402,11 @@ impl Target {
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The number belongs to a volume or a target that is gone.
+pub(super) fn stale() -> Error {
+    Error::new(ErrorKind::Stale, "it belonged to a snapshot that is no longer there")
 }
 
 fn backoff(failures: u32) -> Duration {

@@ -39,6 +39,8 @@ struct MemorySan {
     disks: Mutex<BTreeMap<&'static str, Disk>>,
     /// The portals that do not answer.
     down: Mutex<Vec<Teller>>,
+    /// Whoever holds it keeps logins from ending.
+    gate: tokio::sync::Mutex<()>,
     logins: AtomicUsize,
     logouts: Arc<AtomicUsize>,
 }
@@ -83,6 +85,7 @@ impl San for MemorySan {
             self.logins.fetch_add(1, Ordering::SeqCst);
             let disk = self.disks.lock().unwrap().get(target.name.as_str()).cloned();
             let disk = disk.ok_or_else(|| Error::new(ErrorKind::Login, "no such target"))?;
+            drop(self.gate.lock().await);
             if let Some(kind) = disk.failure {
                 return Err(Error::new(kind, "it does not let us in"));
             }
@@ -328,6 +331,33 @@ async fn targets_come_and_go_but_a_dead_portal_takes_none_away() {
     assert!(root.iter().any(|name| name == "new"), "{root:?}");
     assert_eq!(tree.getattr(file).await.unwrap_err().kind(), ErrorKind::Stale);
     assert_eq!(san.logouts(), 1);
+}
+
+#[tokio::test]
+async fn a_target_that_vanishes_during_its_login_is_logged_out_and_forgotten() {
+    let san = san();
+    let tree = tree_of(&san, 1).await;
+    let home = walk(&tree, &[HOME]).await.unwrap();
+    let target = tree.shared.targets().into_iter().find(|target| target.record().name == HOME);
+    let target = Arc::downgrade(&target.unwrap());
+    let gate = san.gate.lock().await;
+    let enter = async { tree.lookup(home, b"dir").await };
+    let vanish = async {
+        while san.logins() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let disk = san.disks.lock().unwrap().remove(HOME).unwrap();
+        tree.refresh().await;
+        // One that comes back under the name is another one.
+        san.put(HOME, disk);
+        tree.refresh().await;
+        drop(gate);
+    };
+    let (entered, ()) = tokio::join!(enter, vanish);
+    assert_eq!(entered.unwrap_err().kind(), ErrorKind::Stale);
+    assert_eq!((san.logins(), san.logouts()), (1, 1));
+    assert!(target.upgrade().is_none(), "something holds on to it");
+    assert_eq!(contents(&tree, &[HOME, "dir", "file"]).await.unwrap(), "home");
 }
 
 #[tokio::test]

@@ -116,12 +116,14 @@ impl Tree {
         }
     }
 
-    /// Numbers for `count` volumes of `target`, never used before.
+    /// Numbers for `count` volumes of `target`, never used before. Those of a target that is gone lead nowhere.
     pub(super) fn new_slots(&mut self, target: &Arc<Target>, count: usize) -> Vec<u32> {
         let slots: Vec<u32> = (self.next_slot..).take(count).collect();
         self.next_slot += u32::try_from(count).expect("a target has fewer than 2^32 volumes");
         self.drop_slots(target);
-        self.slots.extend(slots.iter().map(|slot| (*slot, (Arc::clone(target), None))));
+        if !target.is_gone() {
+            self.slots.extend(slots.iter().map(|slot| (*slot, (Arc::clone(target), None))));
+        }
         slots
     }
 
