@@ -108,11 +108,16 @@ impl Handle {
         self.requests.same_channel(&other.requests)
     }
 
-    /// Waits until something becomes of the connection.
-    pub(super) async fn changed(&self) {
-        if self.state.clone().changed().await.is_err() {
-            // The task has ended: nothing ever will.
-            std::future::pending::<()>().await;
+    /// Waits until something becomes of the connection that had not when this was called.
+    pub(super) fn changed(&self) -> impl Future<Output = ()> + use<> {
+        let mut state = self.state.clone();
+        // A clone knows of no more than its original has seen, and no handle ever looks.
+        state.mark_unchanged();
+        async move {
+            if state.changed().await.is_err() {
+                // The task has ended: nothing ever will.
+                std::future::pending::<()>().await;
+            }
         }
     }
 
@@ -627,4 +632,37 @@ fn arm(mut timer: std::pin::Pin<&mut Sleep>, timeout: Option<std::time::Instant>
 
 fn broken(error: &std::io::Error) -> Fault {
     Fault::new(Error::new(ErrorKind::SessionLost, format!("the connection broke: {error}")))
+}
+
+#[cfg(test)]
+impl Handle {
+    /// A session's handle with nobody behind it but a test: what it is asked, and what is to become of it.
+    pub(super) fn scripted(
+        state: LinkState,
+    ) -> (Self, mpsc::UnboundedReceiver<Request>, watch::Sender<LinkState>) {
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let (sender, state) = watch::channel(state);
+        let timeout = Duration::from_secs(30);
+        (Self { requests, timeout, state, detours: false }, receiver, sender)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_change_is_told_once_and_the_end_not_at_all() {
+        let portal: Portal = "192.0.2.1:3260".parse().unwrap();
+        let (handle, _requests, state) = Handle::scripted(LinkState::Over);
+        state.send_replace(LinkState::Down(portal.clone()));
+        assert!(handle.changed().now_or_never().is_none(), "what was before is no change");
+        let changed = handle.changed();
+        state.send_replace(LinkState::Over);
+        assert!(changed.now_or_never().is_some());
+        drop(state);
+        assert!(handle.changed().now_or_never().is_none(), "nothing will ever become of it");
+    }
 }

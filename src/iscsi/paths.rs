@@ -381,12 +381,14 @@ impl Paths {
         loop {
             let news = self.news.notified();
             tokio::pin!(news);
-            // From here on no news is missed.
+            // From here on no news is missed, and no change.
             news.as_mut().enable();
+            let paths = self.read_paths().clone();
+            let changes: Vec<_> =
+                paths.iter().map(|path| Box::pin(path.handle.changed())).collect();
             if let Some(path) = self.choose(Some(&failed.path)) {
                 return Ok(path);
             }
-            let paths = self.read_paths().clone();
             if paths.iter().all(|path| path.handle.is_over()) {
                 return Err(error);
             }
@@ -396,11 +398,8 @@ impl Paths {
                 let what = format!("{command}: no result within {seconds:.0} s (last: {error})");
                 return Err(Error::new(ErrorKind::Timeout, what));
             }
-            for path in paths.iter().filter(|path| !path.handle.is_up()) {
-                path.handle.tell(Request::Hurry);
-            }
+            // However many wait, that asks the lost sessions to hurry once in an interval.
             self.tend(URGENT_INTERVAL);
-            let changes = paths.iter().map(|path| Box::pin(path.handle.changed()));
             tokio::select! {
                 _ = select_all(changes) => {}
                 () = news => {}
@@ -594,3 +593,6 @@ impl Paths {
 fn leads_elsewhere(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::BeingWritten | ErrorKind::LunNotFound)
 }
+
+#[cfg(test)]
+mod tests;
