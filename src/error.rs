@@ -77,6 +77,14 @@ pub enum ErrorKind {
     Interrupted,
 }
 
+impl ErrorKind {
+    /// Whether such a failure says nothing about what was to be read, only that the device was not there in time.
+    pub(crate) fn is_silence(self) -> bool {
+        use ErrorKind::{Connect, Login, NoAnswer, PathClosed, SessionLost, Timeout};
+        matches!(self, Connect | Login | NoAnswer | PathClosed | SessionLost | Timeout)
+    }
+}
+
 /// What failed, on what, why, and what to do about it, in one line.
 ///
 /// Cheap to clone, because one failed read may have many waiters.

@@ -37,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) hangs_at: Option<u64>,
     /// Reading the contents fails with this.
     pub(crate) failure: Option<ErrorKind>,
+    /// The entries of a directory that are listed before `failure`.
+    pub(crate) sound: usize,
 }
 
 impl MemoryFs {
@@ -148,6 +150,7 @@ fn node(ino: Ino, file_type: FileType, contents: Vec<u8>) -> Node {
         xattrs_failure: None,
         hangs_at: None,
         failure: None,
+        sound: 0,
     }
 }
 
@@ -183,8 +186,10 @@ impl Filesystem for MemoryFs {
                 .collect()
         };
         ready(self.get(dir).and_then(|node| match node.failure {
-            Some(kind) => Err(Error::new(kind, format!("{dir}: as the test wants it"))),
-            None => Ok(list(node)),
+            Some(kind) if cookie as usize >= node.sound => {
+                Err(Error::new(kind, format!("{dir}: as the test wants it")))
+            }
+            _ => Ok(list(node)),
         }))
     }
 

@@ -123,19 +123,17 @@ async fn list(filesystem: &dyn Filesystem, directory: Ino) -> Listed<Found> {
     (stream::iter(entries).map(look).buffered(INODES).collect().await, failure)
 }
 
-/// All entries of a directory but `.` and `..`, by name; no inode is read. Where it is damaged, those that are not, and what
-/// is wrong.
+/// All entries of a directory but `.` and `..`, by name; no inode is read. Where it cannot be listed to its end, those that
+/// can, and what is wrong; none where the device was silent.
 pub async fn names(filesystem: &dyn Filesystem, directory: Ino) -> Listed<DirEntry> {
     let mut entries: Vec<DirEntry> = Vec::new();
     let mut cookie = 0;
     let failure = loop {
         let batch = match filesystem.readdir(directory, cookie).await {
             Ok(batch) => batch,
-            // That is told where the listing ends.
-            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::BadChecksum) => {
-                break Some(error);
-            }
-            Err(error) => return (Vec::new(), Some(error)),
+            // Whoever asks again may be answered in full.
+            Err(error) if error.kind().is_silence() => return (Vec::new(), Some(error)),
+            Err(error) => break Some(error),
         };
         let Some(last) = batch.last() else { break None };
         cookie = last.cookie;
@@ -219,5 +217,26 @@ mod tests {
         let failed: Vec<_> =
             all.iter().map(|(path, entries)| (path.as_str(), entries.is_err())).collect();
         assert_eq!(failed, [("/", false), ("/bad", true), ("/good", false)]);
+    }
+
+    #[tokio::test]
+    async fn what_was_listed_before_a_failure_stays() {
+        let mut fs = MemoryFs::new();
+        for name in 0..20 {
+            fs.file(&format!("/d/{name:02}"), b"");
+        }
+        let dir = fs.directory("/d");
+        fs.node(dir).sound = 14;
+        for (kind, listed) in [
+            (ErrorKind::Corrupt, 12),
+            (ErrorKind::Medium, 12),
+            (ErrorKind::Io, 12),
+            (ErrorKind::Unsupported, 12),
+            (ErrorKind::SessionLost, 0),
+        ] {
+            fs.node(dir).failure = Some(kind);
+            let (entries, failure) = names(&fs, dir).await;
+            assert_eq!((entries.len(), failure.unwrap().kind()), (listed, kind));
+        }
     }
 }

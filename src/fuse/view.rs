@@ -199,7 +199,7 @@ impl View {
                 let attr = if want == Want::Attributes || entry.file_type.is_none() {
                     match fs.getattr(entry.ino).await {
                         Ok(attr) => Some(attr),
-                        Err(error) if is_one_device && is_silence(error.kind()) => {
+                        Err(error) if is_one_device && error.kind().is_silence() => {
                             return if added { Ok(()) } else { Err(error) };
                         }
                         Err(_) => None,
@@ -227,12 +227,6 @@ impl View {
         fs.prefetch_inodes(&inodes);
         Ok(batch.into())
     }
-}
-
-/// Whether such a failure says nothing about what was to be read, only that the device was not there in time.
-fn is_silence(kind: ErrorKind) -> bool {
-    use ErrorKind::{Connect, Login, NoAnswer, PathClosed, SessionLost, Timeout};
-    matches!(kind, Connect | Login | NoAnswer | PathClosed | SessionLost | Timeout)
 }
 
 /// Which of the two `lseek(2)` is asked for.
