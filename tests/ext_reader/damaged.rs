@@ -256,6 +256,11 @@ fn a_directory_of_the_same_blocks_over_and_over_ends() {
         let many = fs.lookup(fs.root(), b"many").await.unwrap();
         assert!(fs.lookup(many, b"entry-01999").await.is_ok());
         assert!(fs.lookup(many, b"nothing").await.is_err());
+        // The same without a hole in front of it: a name may have stood behind what is looked at.
+        image.set(&format!("sif many block[IND] {lower}"));
+        let fs = image.open().await.unwrap();
+        let behind = fs.lookup(many, b"entry-01999").await.unwrap_err();
+        assert_eq!(behind.kind(), ErrorKind::Corrupt, "{behind}");
     });
 }
 

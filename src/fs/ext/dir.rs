@@ -19,6 +19,9 @@ pub(super) const NAME_MAX: usize = 255;
 /// How far a listing runs ahead of its reader.
 const AHEAD_BYTES: u64 = 1 << 20;
 
+/// The most directories of which damage is remembered.
+const MOST_NOTED: usize = 10_000;
+
 /// A directory block, its checksum verified.
 pub(super) struct DirBlock {
     pub(super) bytes: Box<[u8]>,
@@ -127,11 +130,13 @@ impl Disk {
                         }
                         match entry.and_then(|entry| dir_entry(&naming, &entry, position)) {
                             Ok(entry) => batch.push(entry),
-                            Err(error) => self.pass_over(
-                                ino,
-                                at,
-                                error.context(format!("{ino}: {}", FileBlock(at))),
-                            )?,
+                            Err(error) => {
+                                let error = error.context(format!("{ino}: {}", FileBlock(at)));
+                                if let Err(end) = self.pass_over(ino, at, error) {
+                                    // The next call meets it again.
+                                    return if batch.is_empty() { Err(end) } else { Ok(batch) };
+                                }
+                            }
                         }
                     }
                     at += 1;
@@ -152,8 +157,8 @@ impl Disk {
             batch = changes.entries(cookie, blocks * size);
         }
         if batch.is_empty() {
-            if let Some(damage) = self.lock_damaged().get(&ino) {
-                return Err(damage.first.clone());
+            if let Some(damage) = self.noted_damage(ino) {
+                return Err(damage);
             }
         }
         Ok(batch)
@@ -161,15 +166,15 @@ impl Disk {
 
     /// Remembers what a listing passes over, for its end.
     pub(super) fn note_damage(&self, dir: Ino, error: Error) -> Result<()> {
-        const MOST: usize = 10_000;
         let mut damaged = self.lock_damaged();
-        if damaged.len() >= MOST {
+        if damaged.contains_key(&dir) {
+            return Ok(());
+        }
+        if damaged.len() >= MOST_NOTED {
             return Err(error);
         }
-        damaged.entry(dir).or_insert_with(|| {
-            tracing::warn!("{error}: left out of the directory");
-            Damage { first: error, places: 0, reached: 0 }
-        });
+        tracing::warn!("{error}: left out of the directory");
+        damaged.insert(dir, Damage { first: error, places: 0, reached: 0 });
         Ok(())
     }
 
@@ -187,6 +192,11 @@ impl Disk {
             damage.reached = at + 1;
         }
         Ok(())
+    }
+
+    /// What was passed over first.
+    fn noted_damage(&self, dir: Ino) -> Option<Error> {
+        self.lock_damaged().get(&dir).map(|damage| damage.first.clone())
     }
 
     fn lock_damaged(&self) -> MutexGuard<'_, HashMap<Ino, Damage>> {
@@ -292,6 +302,10 @@ impl Disk {
             }
             at += 1;
         }
+        // The name may stand behind the place where the directory was cut.
+        if damage.is_none() && blocks < self.dir_blocks(dir)? {
+            damage = self.noted_damage(dir.ino);
+        }
         damage.map_or(Ok(None), Err)
     }
 
@@ -330,4 +344,39 @@ fn dir_entry(naming: &Naming, entry: &Dirent<'_>, position: u64) -> Result<DirEn
 /// Whether the fault lies in what was read, and not in reading.
 pub(super) fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::BadChecksum | ErrorKind::Unsupported)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::ext::disk::Verify;
+    use crate::fs::ext::{ROOT, superblocks};
+    use crate::fuzz::{Device, wait};
+
+    #[test]
+    fn what_stands_before_damage_is_listed_where_no_more_damage_is_noted() {
+        let packed = include_bytes!("../../../testdata/fuzz-images/ext4");
+        let device = Arc::new(Device::unpack(packed));
+        wait(async {
+            let sb = superblocks::find(&*device, None).await.unwrap().sb;
+            let disk = Disk::new(device, sb, Verify::Always);
+            let root = disk.directory(ROOT).await.unwrap();
+            let block = disk.dir_block(&root, FileBlock(0)).await.unwrap().unwrap();
+            let mut bytes = block.bytes.clone();
+            let entries = || dirent::entries(&disk.sb, &block.bytes, 0);
+            let sound: Vec<_> = entries().take(2).map(|entry| entry.unwrap().name).collect();
+            let next = entries().nth(1).unwrap().unwrap().next;
+            bytes[next + 4..][..2].copy_from_slice(&[3, 0]);
+            disk.keep_dir_block((ROOT, FileBlock(0)), bytes);
+            let note = |ino| disk.note_damage(Ino(ino), corrupt("as the test wants it"));
+            (100..).take(MOST_NOTED).for_each(|ino| note(ino).unwrap());
+            note(100).unwrap();
+            note(99).unwrap_err();
+
+            let listed = disk.readdir(ROOT, 0).await.unwrap();
+            assert_eq!(listed.iter().map(|entry| &*entry.name).collect::<Vec<_>>(), sound);
+            let end = disk.readdir(ROOT, listed[1].cookie).await.unwrap_err();
+            assert_eq!(end.kind(), ErrorKind::Corrupt);
+        });
+    }
 }
