@@ -124,11 +124,16 @@ impl Ext {
     }
 
     /// Tells this state of the volume from every other one: it is made of what each writer changes, the superblock, the
-    /// journal's and the place where the next transaction would stand. `None` where a writer may leave no trace: in use
-    /// without a journal.
+    /// journal's and the place where the next transaction would stand. `None` where a writer may leave no trace there: in use
+    /// without a journal, or with one that was not played back to its end.
+    ///
+    /// One kind of write shows in none of these: into blocks that a file had already, past the page cache (`O_DIRECT`), on a
+    /// volume mounted with `lazytime`, which writes the file's time hours later. Two states between which nothing else was
+    /// written are taken for the same.
     pub fn state(&self) -> Option<[u8; 32]> {
         let journal = &self.summary.journal;
-        if !journal.present && !self.disk.sb.is_clean {
+        let unread = journal.dirty && !journal.replayed || journal.damaged.is_some();
+        if unread || !journal.present && !self.disk.sb.is_clean {
             return None;
         }
         // A log that is full has no place for the next transaction.
@@ -204,5 +209,29 @@ impl Filesystem for Ext {
 
     fn check_unchanged(&self) -> Pending<'_, ()> {
         Box::pin(self.watch.check_unchanged())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::{Device, wait};
+
+    #[test]
+    fn a_log_that_was_not_read_to_its_end_tells_no_state_from_another() {
+        let packed = include_bytes!("../../../testdata/fuzz-images/ext4");
+        let device = Arc::new(Device::unpack(packed));
+        let fs = || wait(Ext::open(Arc::clone(&device) as _, Options::default())).unwrap();
+        assert!(fs().state().is_some());
+        let changes: [fn(&mut JournalReport); 2] = [
+            |journal| (journal.dirty, journal.replayed) = (true, false),
+            |journal| (journal.dirty, journal.replayed, journal.damaged) = (true, true, Some(7)),
+        ];
+        for change in changes {
+            let mut fs = fs();
+            fs.summary.journal.present = true;
+            change(&mut fs.summary.journal);
+            assert_eq!(fs.state(), None);
+        }
     }
 }
