@@ -1,5 +1,7 @@
 //! The task that owns a session's connection: moves bytes between the socket and the [`Engine`], and connects again.
 
+mod reconnect;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,9 +15,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::error::{Error, ErrorKind, Result};
 use crate::scsi::{Cdb, LunAddress};
 
-use super::connect::{Connection, LoginFailure, Passes, log_in, random_u32};
+use self::reconnect::Pace;
+use super::connect::Connection;
 use super::proto::{
-    Backoff, Check, Command, Engine, Event, Fault, Limits, LoginTarget, Need, Notices, Receiver,
+    Check, Command, Engine, Event, Fault, Limits, LoginTarget, Need, Notices, Receiver,
 };
 use super::told::Told;
 use super::unit::{self, UnitFacts};
@@ -26,14 +29,8 @@ use super::{Config, Portal};
 const INBOX: usize = 64 << 10;
 /// The same while long data segments come in: their bytes shall not take the way through the inbox.
 const HEADERS: usize = 512;
-/// After a lost connection, "target not found" may mean that it moves.
-const MOVING: Duration = Duration::from_secs(10);
 /// While so many bytes wait to be sent nothing is read: a target that asks and does not listen fills no memory.
 const MAX_UNSENT: usize = 1 << 20;
-/// A connection that lasts for so long was a good one: the next reconnect need not hold back.
-const GOOD: Duration = Duration::from_secs(5);
-/// After so many failed attempts nobody is connected to until somebody asks for something.
-const EAGER_ATTEMPTS: u32 = 8;
 
 /// What the owners of a session ask of its task.
 #[derive(Debug)]
@@ -50,7 +47,7 @@ pub(super) enum Request {
     Verified(LunAddress, Check, Result<bool>),
     /// Other sessions stand by through other portals: stay with this one's own, and give back what may take another path.
     Share,
-    /// Somebody waits for a connection: try at once.
+    /// Somebody waits for a connection: try soon, however long the wait has grown.
     Hurry,
     /// Log out, and say whether the target confirmed it.
     LogOut(oneshot::Sender<bool>),
@@ -197,8 +194,7 @@ pub(super) struct Driver {
     closing: bool,
     /// Whether the target has confirmed the logout.
     confirmed: bool,
-    /// Grows with each attempt to connect, until a connection lasts.
-    backoff: Backoff,
+    pace: Pace,
     notices: Notices,
     /// What was said of the portals that were passed over.
     told: Told,
@@ -246,7 +242,7 @@ impl Driver {
             farewells: Vec::new(),
             closing: false,
             confirmed: false,
-            backoff: Backoff::default(),
+            pace: Pace::new(Instant::now()),
             notices: Notices::default(),
             told: Told::default(),
         };
@@ -270,18 +266,16 @@ impl Driver {
                 End::Fault(fault) => {
                     self.state.send_replace(LinkState::Down(self.asked.clone()));
                     let error = fault.error.clone().context(&portal);
-                    let now = Instant::now().into_std();
-                    self.notices.warn("lost", now, || format!("{error}: connecting again"));
-                    let wait = self.engine.disconnected(Fault { error, ..fault }, now);
+                    let now = Instant::now();
+                    self.notices
+                        .warn("lost", now.into_std(), || format!("{error}: connecting again"));
+                    let wait = self.engine.disconnected(Fault { error, ..fault }, now.into_std());
                     // Whoever has an answer by this shall not wait for the next connection, or for ever.
                     if self.dispatch() {
                         break;
                     }
-                    if since.elapsed() >= GOOD {
-                        self.backoff = Backoff::default();
-                    }
-                    let wait = wait.max(self.backoff.next_wait(random_u32().unwrap_or(0)));
-                    match self.reconnect(wait).await {
+                    self.pace.lost(now, since, wait);
+                    match self.reconnect(now).await {
                         Some(next) => connection = next,
                         None => break,
                     }
@@ -410,7 +404,7 @@ impl Driver {
                 self.shared = true;
                 self.engine.set_shared();
             }
-            Request::Hurry => self.backoff = Backoff::default(),
+            Request::Hurry => self.pace.hurry(Instant::from_std(now)),
             Request::LogOut(farewell) => {
                 self.farewells.push(farewell);
                 self.close(now);
@@ -476,110 +470,6 @@ impl Driver {
             let result = try_join_all(looks).await.map(|grown| grown.contains(&true));
             handle.tell(Request::Verified(lun, check, result));
         });
-    }
-
-    /// Logs in again with the same ISID, which reinstates the session. `None`: the session is over.
-    async fn reconnect(&mut self, wait: Duration) -> Option<Connection> {
-        let lost = Instant::now();
-        let mut not_before = lost + wait;
-        let mut told = String::new();
-        loop {
-            // Nobody waits, and it has been tried often enough: the next command wakes us.
-            while self.backoff.attempts() >= EAGER_ATTEMPTS && !self.engine.has_work() {
-                if !self.stand_by(None).await {
-                    return None;
-                }
-            }
-            if !self.stand_by(Some(not_before)).await {
-                return None;
-            }
-            match self.try_log_in().await? {
-                // While it was under way, another session has come to stand by at that portal.
-                Ok(connection) if self.shared && connection.asked != self.asked => {}
-                Ok(connection) => return Some(connection),
-                Err(LoginFailure { error, passes }) => {
-                    let passes = match passes {
-                        Passes::Perhaps => true,
-                        Passes::WhileMoving => lost.elapsed() < MOVING,
-                        Passes::WithOneAlgorithm | Passes::No => false,
-                    };
-                    let now = Instant::now();
-                    // A portal may be down for days: each reason is told once.
-                    let reason = error.to_string();
-                    if reason != told && self.notices.allow("login", now.into_std()).is_some() {
-                        tracing::warn!("{reason}");
-                        told = reason;
-                    }
-                    if !passes {
-                        self.engine.fail_all(&error);
-                        self.dispatch();
-                    }
-                    self.engine.connect_failed(error);
-                    not_before = now + self.backoff.next_wait(random_u32().unwrap_or(0));
-                }
-            }
-        }
-    }
-
-    /// One login, while requests and deadlines are served. `None`: the session is over.
-    async fn try_log_in(&mut self) -> Option<Result<Connection, LoginFailure>> {
-        let portals = if self.shared { vec![self.asked.clone()] } else { self.portals.clone() };
-        let (target, config) = (self.target.clone(), self.config.clone());
-        let isid = self.isid;
-        let mut told = std::mem::take(&mut self.told);
-        let result = {
-            let login = log_in(&portals, &target, &config, isid, &mut told);
-            tokio::pin!(login);
-            tokio::select! {
-                result = &mut login => Some(result),
-                () = self.serve_disconnected() => None,
-            }
-        };
-        self.told = told;
-        result
-    }
-
-    /// Serves requests and deadlines until a time, or until the next request. False: the session is over.
-    async fn stand_by(&mut self, until: Option<Instant>) -> bool {
-        match until {
-            Some(until) => tokio::select! {
-                () = sleep_until(until) => true,
-                () = self.serve_disconnected() => false,
-            },
-            None => {
-                let request = self.requests.recv().await;
-                self.take_disconnected(request)
-            }
-        }
-    }
-
-    /// Serves requests and deadlines without a connection, until the session is over.
-    async fn serve_disconnected(&mut self) {
-        let timer = sleep_until(Instant::now());
-        tokio::pin!(timer);
-        loop {
-            arm(timer.as_mut(), self.engine.next_timeout());
-            let go_on = tokio::select! {
-                request = self.requests.recv() => self.take_disconnected(request),
-                () = timer.as_mut() => {
-                    // Without a link there is nothing that could be at fault.
-                    let _ = self.engine.handle_timeout(std::time::Instant::now());
-                    !self.dispatch()
-                }
-            };
-            if !go_on {
-                return;
-            }
-        }
-    }
-
-    fn take_disconnected(&mut self, request: Option<Request>) -> bool {
-        let now = std::time::Instant::now();
-        match request {
-            Some(request) => self.take(request, now),
-            None => self.close(now),
-        }
-        !self.dispatch()
     }
 }
 

@@ -249,6 +249,24 @@ async fn all_paths_down_for_good_is_an_error_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_read_does_not_wait_out_the_pauses_that_have_grown_before_it() {
+    let rig = rig(2, unit()).await.timeout(2 * SECOND);
+    let (session, lun) = open_all(&rig).await;
+    let before = rig.server.stats().connections;
+    rig.server.stop_portal(1, Close::Reset).await;
+    rig.server.inject(Rule::new(On::Connect, Fault::Close(Close::Fin)).always().at_portal(0));
+    rig.server.close_connections(Close::Reset);
+    // After the sixth attempt the session of that portal pauses for two seconds at least.
+    tokio::time::timeout(20 * SECOND, rig.server.wait_for(|stats| stats.connections == before + 6))
+        .await
+        .unwrap();
+    rig.server.clear_rules();
+    let read = rig.bounded(lun.read_at(4096, 8192)).await.unwrap();
+    assert_eq!(read.into_bytes(), right_data(4096, 8192));
+    rig.bounded(session.logout()).await.unwrap();
+}
+
+#[tokio::test]
 async fn another_device_behind_a_portal_is_refused_by_name() {
     let rig = rig(2, unit().serial_at(1, "disk-2")).await;
     let (session, lun) = open_all(&rig).await;
