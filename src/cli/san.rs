@@ -101,8 +101,8 @@ impl PortalSan {
         let questions = tellers.iter().map(|(_, url, portal)| self.ask(url, portal));
         let answers = future::join_all(questions).await;
         let mut found = Discovery::default();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::take(&mut *told);
+        let mut told = HashMap::new();
+        let mut silent = Vec::new();
         for (teller, (answer, (at, ..))) in answers.into_iter().zip(tellers).enumerate() {
             match answer {
                 Ok(records) => {
@@ -112,14 +112,15 @@ impl PortalSan {
                     }
                 }
                 Err(error) => {
-                    // It says nothing about its targets.
-                    for (name, _) in before.iter().filter(|(_, of)| **of == at) {
-                        told.entry(name.clone()).or_insert(at);
-                    }
+                    silent.push(at);
                     found.failures.push((teller, error));
                 }
             }
         }
+        let mut before = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who does not answer keeps the targets that nobody else tells of.
+        before.retain(|_, at| silent.contains(at));
+        before.extend(told);
         found
     }
 
@@ -334,5 +335,53 @@ impl BlockSource for Counted {
 
     fn read_fresh(&self, offset: u64, len: usize) -> ReadFuture<'_> {
         Box::pin(self.count(self.lun.read_fresh(offset, len)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use snapbrowse_target::{Close, Config, Server, Target};
+
+    use super::*;
+    use crate::cli::args::GlobalArgs;
+    use crate::cli::settings::Settings;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        global: GlobalArgs,
+    }
+
+    /// A SAN behind every portal of a server, each named by a URL of its own.
+    fn san(server: &Server) -> PortalSan {
+        let line = ["", "--config=/dev/null", "--initiator=iqn.2026-01.test.snapbrowse:reader"];
+        let settings = Settings::resolve(Line::parse_from(line).global).unwrap();
+        let urls = server.portals().iter().map(|portal| format!("iscsi://{portal}").parse());
+        let urls = urls.collect::<Result<_>>().unwrap();
+        PortalSan::new(Arc::new(Context::new(settings, None)), urls)
+    }
+
+    #[tokio::test]
+    async fn a_target_is_logged_in_to_as_a_portal_says_that_answers() {
+        let portals = vec![([127, 0, 0, 1], 0).into(); 2];
+        let targets = vec![Target::new("iqn.2026-01.test.tgt:both")];
+        let server = Server::start(Config { portals, targets, ..Config::default() }).await.unwrap();
+        let san = san(&server);
+        let chosen = async || {
+            let found = san.ask_all().await;
+            let record =
+                TargetRecord { name: "iqn.2026-01.test.tgt:both".to_owned(), portals: Vec::new() };
+            (san.url(&record).unwrap().portals[0].port, found.failures.len())
+        };
+        let [first, second] = [0, 1].map(|n: usize| server.portals()[n].port());
+        assert_eq!(chosen().await, (first, 0));
+        server.stop_portal(0, Close::Reset).await;
+        assert_eq!(chosen().await, (second, 1));
+        // Where nobody answers, who told of it last is known still.
+        server.stop_portal(1, Close::Reset).await;
+        assert_eq!(chosen().await, (second, 2));
+        server.start_portal(0).await.unwrap();
+        assert_eq!(chosen().await, (first, 1));
     }
 }
