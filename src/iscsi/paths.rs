@@ -212,7 +212,7 @@ impl Paths {
         self.routes.first().timeout()
     }
 
-    /// The session of the first path.
+    /// What the unit said before it was opened.
     pub(super) fn found(&self) -> &Found {
         &self.found
     }

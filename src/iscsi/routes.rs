@@ -28,7 +28,7 @@ pub(super) struct Routes {
     config: Config,
     /// Whatever its portal is: while it is alone it tries all of them.
     first: Handle,
-    /// All portals that may be used at a time, the one of `first` among them.
+    /// The portals that may be used at the same time; `first` may lead through another one.
     ways: Vec<Way>,
     /// What goes on in the background; `None` after the logout.
     tasks: Mutex<Option<JoinSet<()>>>,

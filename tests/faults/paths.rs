@@ -178,6 +178,22 @@ async fn a_session_does_not_come_back_where_another_has_come_meanwhile() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_alone_comes_back_where_it_was_lost() {
+    let mut rig = rig(2, unit()).await;
+    rig.config.paths = 1;
+    let (session, lun) = open(&rig).await;
+    rig.server.stop_portal(0, Close::Reset).await;
+    assert_eq!(rig.read_all(&lun).await.unwrap(), right_digest());
+    rig.server.start_portal(0).await.unwrap();
+    let before = reads(&rig.server.stats());
+    rig.server.close_connections(Close::Reset);
+    assert_eq!(rig.read_all(&lun).await.unwrap(), right_digest());
+    let after = reads(&rig.server.stats());
+    assert!(after[0] == before[0] && after[1] >= before[1] + 32, "{before:?} {after:?}");
+    rig.bounded(session.logout()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_path_that_goes_silent_in_mid_read_loses_nothing() {
     for which in [0, 1] {
         let rig = rig(2, unit()).await.timeout(8 * SECOND);

@@ -102,7 +102,11 @@ impl Driver {
 
     /// One login, while requests and deadlines are served. `None`: the session is over.
     async fn try_log_in(&mut self) -> Option<Result<Connection, LoginFailure>> {
-        let portals = if self.shared { vec![self.asked.clone()] } else { self.portals.clone() };
+        let mut portals = vec![self.asked.clone()];
+        if !self.shared {
+            let others = self.portals.iter().filter(|portal| **portal != self.asked);
+            portals.extend(others.cloned());
+        }
         let (target, config) = (self.target.clone(), self.config.clone());
         let isid = self.isid;
         let mut told = std::mem::take(&mut self.told);
