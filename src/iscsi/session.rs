@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::scsi::LunAddress;
@@ -101,21 +101,24 @@ impl Session {
         let mut result = work(self.routes.any()).await;
         loop {
             for portal in self.routes.portals() {
-                match result {
+                let error = match result {
                     Err(error)
                         if self.routes.are_several()
                             && !self.routes.are_over()
                             && is_of_the_way(error.kind())
                             && Instant::now() < end =>
                     {
-                        tracing::debug!("{}: {error}: another path is tried", self.target);
-                        result = match self.routes.open(portal).await {
-                            Ok(handle) => work(handle).await,
-                            Err(_) => Err(error),
-                        };
+                        error
                     }
                     result => return result,
-                }
+                };
+                tracing::debug!("{}: {error}: another path is tried", self.target);
+                let attempt = async {
+                    let handle = self.routes.open(portal).await.ok()?;
+                    Some(work(handle).await)
+                };
+                // What is cut short has nothing to say of why.
+                result = timeout_at(end, attempt).await.ok().flatten().unwrap_or(Err(error));
             }
             sleep_until(end.min(Instant::now() + NEXT_ROUND)).await;
         }

@@ -446,6 +446,21 @@ async fn a_lun_is_opened_through_a_port_that_serves_it() {
 }
 
 #[tokio::test]
+async fn another_path_gets_what_is_left_of_the_time_to_open_a_lun() {
+    let rig = rig(2, unit()).await.timeout(2 * SECOND);
+    let closed = Fault::Status(CHECK_CONDITION, Some(Sense::new(2, 4, 0x0b)));
+    let portals = rig.portals();
+    let session = rig.bounded(Session::login(&portals, IQN, &rig.config)).await.unwrap();
+    rig.server.inject(Rule::new(On::Command, Fault::Delay(SECOND * 8 / 5)).at_portal(0));
+    rig.server.inject(Rule::new(On::Command, closed).after(1).always().at_portal(0));
+    rig.server.inject(Rule::new(On::Command, Fault::Silence).always().at_portal(1));
+    // Had the other path a whole time of its own, its silence would be the reason.
+    let error = rig.bounded(session.open_lun(Some(1))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PathClosed, "{error}");
+    rig.bounded(session.logout()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_capacity_that_shrinks_is_an_error_through_every_path() {
     let rig = rig(2, unit()).await;
     let (_session, lun) = open_all(&rig).await;
