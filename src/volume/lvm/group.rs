@@ -1,6 +1,6 @@
 //! A volume group's metadata: which extents of which physical volume make up which logical volume.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::block::BlockSource;
@@ -60,13 +60,13 @@ impl VolumeGroup {
         &'a self,
         physical: &'a PhysicalVolumes,
     ) -> impl Iterator<Item = (&'a str, Result<Vec<Segment>>)> {
-        // A group without logical volumes has no such section.
-        let volumes = self.section.section("logical_volumes").ok();
-        volumes.into_iter().flat_map(Section::sections).filter_map(move |(name, volume)| {
+        let merging = self.merging();
+        self.all_volumes().filter_map(move |(name, volume)| {
             // Hidden volumes are the insides of mirrors, pools and snapshots.
             let visible = Value::Text("VISIBLE".to_owned());
             match volume.list("status") {
                 Ok(status) if !status.contains(&visible) => None,
+                Ok(_) if merging.contains(name) => Some((name, Err(is_merging()))),
                 Ok(_) => Some((name, self.map_volume(name, volume, physical))),
                 Err(error) => Some((name, Err(error))),
             }
@@ -80,16 +80,8 @@ impl VolumeGroup {
         physical: &PhysicalVolumes,
     ) -> Result<Vec<Segment>> {
         check_name(name)?;
-        if self.is_merged_into(name) {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "a snapshot is being merged into it, so that its blocks lie in both: not supported",
-            ));
-        }
-        let mut segments = volume
-            .sections()
-            .filter(|(name, _)| name.starts_with("segment"))
-            .map(|(_, segment)| self.map_segment(segment, physical))
+        let mut segments = segments(volume)
+            .map(|segment| self.map_segment(segment, physical))
             .collect::<Result<Vec<_>>>()?;
         segments.sort_by_key(|segment| segment.range.start);
         let mut end = 0;
@@ -105,17 +97,17 @@ impl VolumeGroup {
         }
     }
 
-    /// Whether `name` is on its way back to what a snapshot of it holds: the store is read in place of its own blocks then.
-    fn is_merged_into(&self, name: &str) -> bool {
+    /// All logical volumes, the hidden ones too. A group without any has no such section.
+    fn all_volumes(&self) -> impl Iterator<Item = (&str, &Section)> {
         let volumes = self.section.section("logical_volumes").ok();
-        let mut segments =
-            volumes.into_iter().flat_map(Section::sections).flat_map(|(_, volume)| {
-                volume.sections().filter(|(segment, _)| segment.starts_with("segment"))
-            });
-        segments.any(|(_, segment)| {
-            segment.text("merging_store").is_ok()
-                && segment.text("origin").is_ok_and(|origin| origin == name)
-        })
+        volumes.into_iter().flat_map(Section::sections)
+    }
+
+    /// The volumes on their way back to what a snapshot of them holds: the store is read in place of their own blocks then.
+    fn merging(&self) -> HashSet<&str> {
+        let segments = self.all_volumes().flat_map(|(_, volume)| segments(volume));
+        let merging = segments.filter(|segment| segment.text("merging_store").is_ok());
+        merging.filter_map(|segment| segment.text("origin").ok()).collect()
     }
 
     fn map_segment(&self, segment: &Section, physical: &PhysicalVolumes) -> Result<Segment> {
@@ -180,6 +172,18 @@ impl VolumeGroup {
     fn extents(&self, count: u64) -> Result<u64> {
         count.checked_mul(self.extent_size).ok_or_else(|| bad("a number of extents overflows"))
     }
+}
+
+fn segments(volume: &Section) -> impl Iterator<Item = &Section> {
+    let sections = volume.sections().filter(|(name, _)| name.starts_with("segment"));
+    sections.map(|(_, segment)| segment)
+}
+
+fn is_merging() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "a snapshot is being merged into it, so that its blocks lie in both: not supported",
+    )
 }
 
 /// The characters that lvm2 allows: such names are safe in paths and on a terminal.

@@ -179,6 +179,18 @@ fn what_is_out_of_date_is_refused() {
 }
 
 #[test]
+fn as_many_volumes_as_a_text_can_hold_are_looked_at_at_once() {
+    let volumes: String =
+        (0..100_000).map(|n| format!("l{n} {{\nstatus = [\"VISIBLE\"]\n}}\n")).collect();
+    let text = format!(
+        "vg {{\nid = \"g\"\nseqno = 1\nextent_size = 8\nlogical_volumes {{\n{volumes}}}\n}}"
+    );
+    let group = VolumeGroup::parse(&text).unwrap();
+    let physical = PhysicalVolumes::new();
+    assert_eq!(group.logical_volumes(&physical).filter(|(_, why)| why.is_err()).count(), 100_000);
+}
+
+#[test]
 fn mappings_that_are_not_read_or_make_no_sense_are_refused_by_name() {
     let segment = |n: u32, start: u32, count: u32, rest: &str| {
         format!("segment{n} {{\nstart_extent = {start}\nextent_count = {count}\n{rest}\n}}\n")
