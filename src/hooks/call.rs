@@ -70,6 +70,11 @@ impl<'a> Call<'a> {
         Self { hook, argv, object: snapshot.target.clone(), variables, limit, input: None }
     }
 
+    /// How long it takes at most with such a limit: one that does not heed it is killed.
+    pub(super) fn longest(limit: Duration) -> Duration {
+        limit + GRACE * 2
+    }
+
     /// Runs it to its end; everything that it says goes to the log.
     ///
     /// # Errors

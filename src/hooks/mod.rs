@@ -94,8 +94,8 @@ impl Hooks {
             Some(lun) => format!("{} {lun}", snapshot.target),
             None => snapshot.target.clone(),
         };
-        // Others may be presenting it, and before that revoking it.
-        let until = Instant::now() + *limit * 2 + LOOK_AGAIN;
+        // Another process may be waiting for the end of a dead one's hook, then revoking it, then presenting it.
+        let until = Instant::now() + (Call::longest(*limit) + LOOK_AGAIN) * 3;
         loop {
             let (claim, leftover) = match self.records.claim(&key, &record)? {
                 Claimed::New(claim) => (self.hold(claim), false),

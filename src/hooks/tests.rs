@@ -206,6 +206,28 @@ async fn who_comes_while_it_is_being_presented_or_revoked_waits() {
 }
 
 #[tokio::test]
+async fn who_waits_does_so_as_long_as_another_process_may_take() {
+    let place = Place::new();
+    let limit = Duration::from_secs(1);
+    // It has to be killed, after its limit and a time in which it may end by itself; then it is presented all the same.
+    let mut dead = place.hooks("", "trap '' TERM; touch stuck; while :; do sleep 1; done");
+    let [mut one, mut two] = [(); 2].map(|()| place.hooks("", ""));
+    for hooks in [&mut dead, &mut one, &mut two] {
+        hooks.commands.limit = limit;
+    }
+    dead.present(&snapshot()).await.unwrap().unwrap();
+    drop(dead);
+    let second = async {
+        place.hear("stuck").await;
+        two.present(&snapshot()).await
+    };
+    let wanted = snapshot();
+    let (first, second) = tokio::join!(one.present(&wanted), second);
+    assert!(first.unwrap().is_some() && second.unwrap().is_some());
+    assert_eq!(place.log(), ["present snap", "revoke snap", "present snap"]);
+}
+
+#[tokio::test]
 async fn what_a_dead_process_has_presented_is_revoked_by_its_own_hook() {
     let place = Place::new();
     let dead = place.hooks("", "");
