@@ -69,6 +69,8 @@ struct Shared {
     under_way: Mutex<usize>,
     /// The times of the tree's own directories.
     started: Timestamp,
+    /// The targets that are not shown because something else has their name.
+    taken: Mutex<BTreeSet<String>>,
     /// Whose they are: those of the one who browses.
     owner: (u32, u32),
 }
@@ -77,7 +79,7 @@ impl Browse {
     /// A tree of what the portals report now.
     ///
     /// # Errors
-    /// The first failure where not one portal answered.
+    /// The first failure where nobody answered, neither a portal nor a hook that lists targets.
     pub async fn new(san: Arc<dyn San>, options: Options) -> Result<Self> {
         let mut tree = Tree::new();
         let dir = tree.add(ROOT, ".snapbrowse", Kind::Dir);
@@ -90,6 +92,7 @@ impl Browse {
             discovery: tokio::sync::Mutex::new(None),
             failures: RwLock::default(),
             under_way: Mutex::default(),
+            taken: Mutex::default(),
             started: now(),
             owner: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
         });
@@ -139,13 +142,12 @@ impl Browse {
 }
 
 impl Shared {
-    /// Asks the portals again; `false` where none of them answered, and then nothing changes.
+    /// Asks the portals again; `false` where nobody answered ([`Discovery::answered`]), and then no target comes or goes.
     async fn refresh(&self) -> bool {
         let mut last = self.discovery.lock().await;
-        let Discovery { targets, failures } = self.san.discover().await;
+        let Discovery { answered, targets, failures, .. } = self.san.discover().await;
         *last = Some(Instant::now());
         drop(last);
-        let answered = failures.is_empty() || !targets.is_empty();
         let silent = failures.iter().map(|(teller, _)| *teller).collect();
         for failure in self.take_note(failures) {
             tracing::warn!("{failure}");
@@ -165,6 +167,15 @@ impl Shared {
         };
         let news = failures.iter().filter(is_news).map(|(_, failure)| failure.clone()).collect();
         *known = failures;
+        news
+    }
+
+    /// Keeps which targets are not shown because their name is taken, and gives back those that were shown, or not there,
+    /// before.
+    fn news_of_taken(&self, taken: BTreeSet<String>) -> Vec<String> {
+        let mut known = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = taken.difference(&known).cloned().collect();
+        *known = taken;
         news
     }
 
@@ -207,11 +218,14 @@ impl Shared {
             tree.remove(id);
             tree.drop_slots(&target);
         }
+        let mut taken = BTreeSet::new();
         for told in found {
             let known = tree.find(ROOT, &told.record.name).and_then(|id| tree.get(id));
             match known.map(|node| node.kind.clone()) {
                 Some(Kind::Target(target)) => target.update(told, silent),
-                Some(_) => tracing::warn!("{}: the name is taken by an alias", told.record.name),
+                Some(_) => {
+                    taken.insert(told.record.name);
+                }
                 None => {
                     let name = told.record.name.clone();
                     tree.add(ROOT, &name, Kind::Target(Arc::new(Target::new(told))));
@@ -219,6 +233,10 @@ impl Shared {
             }
         }
         self.options.aliases.apply(&mut tree);
+        drop(tree);
+        for name in self.news_of_taken(taken) {
+            tracing::warn!("{name}: the name is taken by an alias");
+        }
         gone
     }
 

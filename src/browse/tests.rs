@@ -69,6 +69,7 @@ impl San for MemorySan {
                 found.failures.push((portal, error));
                 continue;
             }
+            found.answered = true;
             let disks = self.disks.lock().unwrap();
             for (name, _) in disks.iter().filter(|(_, disk)| disk.portals.contains(&portal)) {
                 let record = TargetRecord { name: (*name).to_owned(), portals: Vec::new() };
@@ -381,6 +382,20 @@ async fn a_dead_portal_is_told_of_once_until_it_has_come_back() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_taken_is_told_of_once_until_it_was_free() {
+    let tree = tree_of(&san(), 9).await;
+    let news = |names: &[&str]| {
+        let taken = names.iter().map(|name| (*name).to_owned());
+        tree.shared.news_of_taken(taken.collect())
+    };
+    assert_eq!(news(&["a"]), ["a"]);
+    assert!(news(&["a"]).is_empty());
+    assert_eq!(news(&["a", "b"]), ["b"]);
+    assert_eq!(news(&["b"]), [""; 0]);
+    assert_eq!(news(&["a", "b"]), ["a"]);
+}
+
+#[tokio::test]
 async fn a_dead_portal_keeps_only_what_no_other_one_told_of() {
     const BOTH: &str = "iqn.2026-01.test:both";
     let san = san();
@@ -444,6 +459,14 @@ async fn a_volume_that_is_being_written_fails_alone() {
     assert_eq!(contents(&tree, &home).await.unwrap_err().kind(), ErrorKind::BeingWritten);
     assert_eq!(open.read(0, 1).await.unwrap_err().kind(), ErrorKind::BeingWritten);
     assert!(contents(&tree, &mail).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_empty_list_is_an_answer() {
+    let san = Arc::new(MemorySan::default());
+    *san.down.lock().unwrap() = vec![1];
+    let tree = tree_of(&san, 9).await;
+    assert_eq!(names(&tree, tree.root()).await, [".", "..", ".snapbrowse"]);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! `snapbrowse automap`: entries of autofs(5) maps, as a program map calls for them or as a whole file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;
@@ -149,7 +149,7 @@ async fn all(context: &Context, by_alias: bool) -> Result<Exit> {
                 continue;
             };
             tally.done();
-            for name in records.iter().map(|record| &record.name) {
+            for name in records.keys() {
                 match Name::new(OsStr::new(name)) {
                     Ok(target) => {
                         let entry = || told(&answers, &target).expect("this answer tells of it");
@@ -160,7 +160,9 @@ async fn all(context: &Context, by_alias: bool) -> Result<Exit> {
             }
         }
         match presentable {
-            Ok(targets) => {
+            Ok(None) => {}
+            Ok(Some(targets)) => {
+                tally.done();
                 for target in targets {
                     let portals = urls.iter().flat_map(|url| url.portals.clone());
                     let entry = || Entry::new(&target, urls[0].user.as_deref(), portals);
@@ -189,28 +191,34 @@ async fn all(context: &Context, by_alias: bool) -> Result<Exit> {
     Ok(tally.exit())
 }
 
-/// The targets that hooks could present, whichever portal will have them then.
-async fn presentable(context: &Context, urls: &[IscsiUrl]) -> Result<Vec<Name>> {
+/// The targets that hooks could present, whichever portal will have them then; `None` where no hook lists them.
+async fn presentable(context: &Context, urls: &[IscsiUrl]) -> Result<Option<Vec<Name>>> {
     let hooks = &context.settings.config.hooks;
-    let (Some(_), Some(url)) = (&hooks.list, urls.first()) else { return Ok(Vec::new()) };
-    let Some(presenter) = Presenter::new(hooks)? else { return Ok(Vec::new()) };
+    let (Some(_), Some(url)) = (&hooks.list, urls.first()) else { return Ok(None) };
+    let Some(presenter) = Presenter::new(hooks)? else { return Ok(None) };
     let names = presenter.list(&url.portals, &context.settings.login(url)?).await?;
+    let names = names.unwrap_or_default();
     let named = names.iter().map(|name| Name::new(OsStr::new(name)));
     let good =
         |name: Result<Name>| name.inspect_err(|error| tracing::warn!("left out: {error}")).ok();
-    Ok(named.filter_map(good).collect())
+    Ok(Some(named.filter_map(good).collect()))
 }
 
 /// What one portal said.
 struct Answer {
     url: IscsiUrl,
-    result: Result<Vec<TargetRecord>>,
+    /// The targets by name: there may be a hundred thousand.
+    result: Result<BTreeMap<String, TargetRecord>>,
 }
 
 impl Answer {
+    fn new(url: IscsiUrl, result: Result<Vec<TargetRecord>>) -> Self {
+        let by_name = |record: TargetRecord| (record.name.clone(), record);
+        Self { url, result: result.map(|records| records.into_iter().map(by_name).collect()) }
+    }
+
     fn portals_of(&self, target: &Name) -> Option<Vec<Portal>> {
-        let found = self.result.as_ref().ok()?;
-        let record = found.iter().find(|record| record.name == target.0)?;
+        let record = self.result.as_ref().ok()?.get(&target.0)?;
         Some(record.ways(&self.url.portals))
     }
 }
@@ -222,8 +230,7 @@ async fn ask(context: &Context, urls: &[IscsiUrl]) -> Result<Vec<Answer>> {
         let mut config = context.settings.login(url)?;
         config.timeout = config.timeout.min(PATIENCE);
         questions.push(async move {
-            let result = iscsi::discover(&url.portals, &config).await;
-            Answer { url: url.clone(), result }
+            Answer::new(url.clone(), iscsi::discover(&url.portals, &config).await)
         });
     }
     Ok(future::join_all(questions).await)
@@ -260,12 +267,9 @@ struct Entry {
 impl Entry {
     /// The target at these portals, those that are named twice once.
     fn new(target: &Name, user: Option<&str>, portals: impl IntoIterator<Item = Portal>) -> Self {
-        let mut hosts: Vec<String> = Vec::new();
-        for host in portals.into_iter().map(|portal| portal.to_string()) {
-            if !hosts.contains(&host) {
-                hosts.push(host);
-            }
-        }
+        let mut known = HashSet::new();
+        let hosts = portals.into_iter().map(|portal| portal.to_string());
+        let hosts: Vec<String> = hosts.filter(|host| known.insert(host.clone())).collect();
         let user = user.map(|user| format!("{user}@")).unwrap_or_default();
         // What is not ASCII goes in escapes, which the URL form has for a target's name.
         let name: String = target.0.bytes().map(escaped).collect();
@@ -327,6 +331,19 @@ mod tests {
             entry.to_string(),
             "-fstype=fuse.snapbrowse,ro,allow_other \":iscsi://alice@10.0.0.1:3260,[fe80::1]:3261/iqn.2001-05.com.example:home\""
         );
+    }
+
+    #[test]
+    fn as_many_targets_as_portals_can_tell_of_are_found_at_once() {
+        let names: Vec<Name> =
+            (0..100_000).map(|n| name(&format!("iqn.2026-01.test:{n}"))).collect();
+        let record = |name: &Name| TargetRecord { name: name.0.clone(), portals: Vec::new() };
+        let answer =
+            |url: &str| Answer::new(url.parse().unwrap(), Ok(names.iter().map(record).collect()));
+        let answers = [answer("iscsi://a"), answer("iscsi://b")];
+        let entries = names.iter().filter_map(|name| told(&answers, name));
+        let at_both = entries.filter(|entry| entry.url.starts_with("iscsi://a:3260,b:3260/iqn"));
+        assert_eq!(at_both.count(), names.len());
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Presenter {
         lun: Option<u64>,
         config: &iscsi::Config,
     ) -> Result<Option<Presented>> {
-        if self.targets.as_ref().is_some_and(|glob| !glob.is_match(target)) {
+        if !self.is_for(target) {
             return Ok(None);
         }
         let snapshot = Snapshot {
@@ -73,13 +73,22 @@ impl Presenter {
         self.hooks.revoke_all().await
     }
 
-    /// The names of targets that could be presented.
+    /// The names of targets that could be presented; `None` where no hook lists them.
     pub(crate) async fn list(
         &self,
         portals: &[Portal],
         config: &iscsi::Config,
-    ) -> Result<Vec<String>> {
-        self.hooks.list(&first(portals), &config.initiator).await
+    ) -> Result<Option<Vec<String>>> {
+        let mut names = self.hooks.list(&first(portals), &config.initiator).await?;
+        if let Some(names) = &mut names {
+            names.retain(|name| self.is_for(name));
+        }
+        Ok(names)
+    }
+
+    /// Whether hooks are run for a target.
+    fn is_for(&self, target: &str) -> bool {
+        self.targets.as_ref().is_none_or(|glob| glob.is_match(target))
     }
 }
 

@@ -124,10 +124,10 @@ impl PortalSan {
         found
     }
 
-    /// The targets that hooks could present, under the first portal.
-    async fn presentable(&self) -> Result<Vec<String>> {
+    /// The targets that hooks could present, under the first portal; `None` where no hook lists them.
+    async fn presentable(&self) -> Result<Option<Vec<String>>> {
         let (Some(presenter), Some(url)) = (self.context.presenter(), self.portals.first()) else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
         presenter.list(&url.portals, &self.context.settings.login(url)?).await
     }
@@ -277,8 +277,11 @@ impl San for PortalSan {
         Box::pin(async {
             let (mut found, presentable) = tokio::join!(self.ask_all(), self.presentable());
             let hook = self.tellers().len();
+            found.answered = found.failures.len() < hook;
             match presentable {
-                Ok(names) => {
+                Ok(None) => {}
+                Ok(Some(names)) => {
+                    found.answered = true;
                     let unknown = |name| TargetRecord { name, portals: Vec::new() };
                     names.into_iter().map(unknown).for_each(|record| found.add(hook, record));
                 }

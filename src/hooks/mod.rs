@@ -153,12 +153,12 @@ impl Hooks {
         revoked.into_iter().filter_map(Result::err).collect()
     }
 
-    /// The names of the targets that could be presented.
+    /// The names of the targets that could be presented; `None` where no hook lists them.
     ///
     /// # Errors
     /// Those of the hook.
-    pub async fn list(&self, portal: &str, initiator: &str) -> Result<Vec<String>> {
-        let Some(argv) = &self.commands.list else { return Ok(Vec::new()) };
+    pub async fn list(&self, portal: &str, initiator: &str) -> Result<Option<Vec<String>>> {
+        let Some(argv) = &self.commands.list else { return Ok(None) };
         let variables = vec![
             ("SNAPBROWSE_PORTAL", portal.to_owned()),
             ("SNAPBROWSE_INITIATOR", initiator.to_owned()),
@@ -166,7 +166,7 @@ impl Hooks {
         let object = portal.to_owned();
         let limit = self.commands.limit;
         let call = Call { hook: Hook::List, argv, object, variables, limit, input: None };
-        Ok(names(&call.printed().await?))
+        Ok(Some(names(&call.printed().await?)))
     }
 
     async fn run_present(

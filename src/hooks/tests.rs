@@ -321,7 +321,8 @@ async fn the_list_hook_prints_names() {
     hooks.commands.list = Some(place.script(
         "printf '# snapshots\\n%s yesterday\\n\\nsnap-2\\niqn.2026-01.test:b\\n' \"$0\"; echo noise >&2",
     ));
-    assert_eq!(hooks.list("san:3260", "iqn.us").await.unwrap(), ["iqn.2026-01.test:b"]);
+    let listed = hooks.list("san:3260", "iqn.us").await.unwrap();
+    assert_eq!(listed.unwrap(), ["iqn.2026-01.test:b"]);
     hooks.commands.list = Some(place.script("echo iqn.x; exit 1"));
     let error = hooks.list("san:3260", "iqn.us").await.unwrap_err();
     assert!(error.message().starts_with("san:3260: list hook sh: exit code 1"), "{error}");

@@ -1,10 +1,11 @@
 //! A SAN with a thousand targets, and with odd ones.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use snapbrowse_target::{Config, Disk, Fault, Lun, On, Rule, Server, Target};
 
-use crate::common::{Need, Snapbrowse, can_run, crashed_disk};
+use crate::common::{FuseMount, Need, Snapbrowse, can_run, crashed_disk, free_port};
 use crate::san::Tree;
 
 const NEEDS: &[Need] = &[Need::Fuse, Need::Program("fusermount3")];
@@ -43,6 +44,30 @@ fn a_thousand_targets_cost_one_question_no_login_and_little_memory() {
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(peak << 10 < MEMORY, "{peak} KiB");
     tree.unmount();
+}
+
+#[test]
+fn a_portal_without_targets_has_answered_where_another_one_is_down() {
+    let test = "a_portal_without_targets_has_answered_where_another_one_is_down";
+    if !can_run(test, NEEDS) {
+        return;
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = runtime.block_on(Server::start(Config::default())).unwrap();
+    let portal = format!("iscsi://{},{}", server.portal(), down());
+    let snapbrowse = Snapbrowse::new();
+    let dir = snapbrowse.new_directory();
+    let output = snapbrowse.output(["browse", &portal, dir.to_str().unwrap()]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("connection refused"), "{said}");
+    let mount = FuseMount::found(&snapbrowse, dir.clone());
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "more than .snapbrowse");
+    mount.unmount();
+}
+
+/// A portal that nobody listens at.
+fn down() -> SocketAddr {
+    free_port(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
 }
 
 #[test]

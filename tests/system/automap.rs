@@ -158,6 +158,20 @@ fn a_whole_map_has_what_open_iscsi_and_the_portals_know_and_names_a_portal_that_
 }
 
 #[test]
+fn a_whole_map_without_any_portal_has_what_hooks_are_run_for() {
+    let names = "echo iqn.2026-01.test.ours:yet; echo iqn.2026-01.test.theirs:yet";
+    let silent = nobody();
+    let snapbrowse = configured(&format!(
+        "portals = ['{silent}']\n[hooks]\npresent = ['true']\nlist = ['sh', '-c', '{names}']\ntargets = '*.ours:*'\n"
+    ));
+    let (code, out, err) = text(&snapbrowse.output(["automap", "--all"]));
+    let ours = "iqn.2026-01.test.ours:yet";
+    let line = format!("{ours} {}", entry(&format!("iscsi://{silent}/{ours}")));
+    assert_eq!((code, out), (Some(3), line), "{err}");
+    assert!(err.contains(&silent.to_string()), "{err}");
+}
+
+#[test]
 fn a_whole_map_has_what_the_list_hook_prints() {
     if !can_run("a_whole_map_has_what_the_list_hook_prints", &[Need::Program("tgtd")]) {
         return;
