@@ -4,10 +4,12 @@
 
 mod common;
 
-use common::{Cat, Istgt, IstgtOptions, LargeFile, Log, Snapbrowse, disk, pattern};
+use common::{Cat, Istgt, IstgtOptions, LargeFile, Log, Need, Snapbrowse, can_run, disk, pattern};
 use snapbrowse::ErrorKind;
 use snapbrowse::block::BlockSource as _;
 use snapbrowse::iscsi::{Config, Credentials, DigestPolicy, Portal, Session, discover};
+
+const NEEDS: &[Need] = &[Need::Program("istgt")];
 
 const SIZE: usize = 12 << 20;
 
@@ -29,6 +31,9 @@ async fn reads_everything(istgt: &Istgt, config: &Config, contents: &[u8]) {
 
 #[tokio::test]
 async fn discovers_and_reads() {
+    if !can_run("discovers_and_reads", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let contents = pattern(SIZE, 11);
     for block_length in [512, 4096] {
@@ -44,6 +49,9 @@ async fn discovers_and_reads() {
 
 #[tokio::test]
 async fn a_number_that_no_lun_has_is_not_another_lun() {
+    if !can_run("a_number_that_no_lun_has_is_not_another_lun", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let istgt = Istgt::start(&disk(dir.path(), "a", &pattern(SIZE, 14)), &IstgtOptions::default());
     let session = Session::login(&portals(&istgt), Istgt::IQN, &config()).await.unwrap();
@@ -58,6 +66,9 @@ async fn a_number_that_no_lun_has_is_not_another_lun() {
 
 #[tokio::test]
 async fn proves_itself_one_way_and_both_ways() {
+    if !can_run("proves_itself_one_way_and_both_ways", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let contents = pattern(SIZE, 12);
     let file = disk(dir.path(), "a", &contents);
@@ -85,6 +96,9 @@ async fn proves_itself_one_way_and_both_ways() {
 
 #[tokio::test]
 async fn proves_itself_for_discovery_too() {
+    if !can_run("proves_itself_for_discovery_too", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let file = disk(dir.path(), "a", &pattern(SIZE, 14));
     let mut proven = config();
@@ -104,6 +118,9 @@ async fn proves_itself_for_discovery_too() {
 
 #[tokio::test]
 async fn digests_on_header_data_and_both() {
+    if !can_run("digests_on_header_data_and_both", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let contents = pattern(SIZE, 13);
     let file = disk(dir.path(), "a", &contents);
@@ -123,6 +140,9 @@ async fn digests_on_header_data_and_both() {
 
 #[tokio::test]
 async fn ipv6() {
+    if !can_run("ipv6", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let contents = pattern(SIZE, 15);
     let file = disk(dir.path(), "a", &contents);
@@ -134,6 +154,9 @@ async fn ipv6() {
 
 #[tokio::test]
 async fn a_target_that_restarts_in_mid_read_loses_no_read() {
+    if !can_run("a_target_that_restarts_in_mid_read_loses_no_read", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let (log, _guard) = Log::start();
     let contents = pattern(32 << 20, 16);
@@ -159,6 +182,9 @@ async fn a_target_that_restarts_in_mid_read_loses_no_read() {
 
 #[test]
 fn two_processes_read_one_unit_at_the_same_time() {
+    if !can_run("two_processes_read_one_unit_at_the_same_time", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let file = LargeFile::new(dir.path());
     let istgt = Istgt::start(&file.image, &IstgtOptions::default());

@@ -15,6 +15,8 @@ use snapbrowse::ErrorKind;
 use snapbrowse::block::BlockSource as _;
 use snapbrowse::iscsi::{Config, Credentials, DigestPolicy, IscsiUrl, Portal, Session, discover};
 
+const NEEDS: &[Need] = &[Need::Program("tgtd")];
+
 const INITIATOR: &str = "iqn.2026-01.test:initiator";
 
 fn portal(tgtd: &Tgtd) -> Vec<Portal> {
@@ -27,6 +29,9 @@ fn config() -> Config {
 
 #[tokio::test]
 async fn reads_what_the_file_holds() {
+    if !can_run("reads_what_the_file_holds", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let contents = pattern(24 << 20, 1);
     let mut tgtd = Tgtd::start();
@@ -50,6 +55,9 @@ async fn reads_what_the_file_holds() {
 
 #[tokio::test]
 async fn discovers_and_lists() {
+    if !can_run("discovers_and_lists", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let file = disk(dir.path(), "a", &pattern(1 << 20, 2));
     let mut tgtd = Tgtd::start();
@@ -86,6 +94,9 @@ async fn discovers_and_lists() {
 
 #[tokio::test]
 async fn proves_itself_and_makes_the_target_prove_itself() {
+    if !can_run("proves_itself_and_makes_the_target_prove_itself", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let mut tgtd = Tgtd::start();
     let target = tgtd.add_target("chap");
@@ -127,6 +138,9 @@ async fn proves_itself_and_makes_the_target_prove_itself() {
 
 #[tokio::test]
 async fn two_sessions_of_one_initiator_live_side_by_side() {
+    if !can_run("two_sessions_of_one_initiator_live_side_by_side", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let contents = pattern(4 << 20, 4);
     let mut tgtd = Tgtd::start();
@@ -143,6 +157,9 @@ async fn two_sessions_of_one_initiator_live_side_by_side() {
 
 #[tokio::test]
 async fn a_cut_connection_loses_no_read() {
+    if !can_run("a_cut_connection_loses_no_read", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let (log, _guard) = Log::start();
     let contents = pattern(32 << 20, 5);
@@ -189,6 +206,9 @@ async fn reads_everything(portals: &[Portal], iqn: &str, config: &Config, conten
 
 #[tokio::test]
 async fn digests_on_header_data_and_both() {
+    if !can_run("digests_on_header_data_and_both", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let contents = pattern(6 << 20, 6);
     let mut tgtd = Tgtd::start();
@@ -209,6 +229,9 @@ async fn digests_on_header_data_and_both() {
 
 #[tokio::test]
 async fn redirects_are_followed() {
+    if !can_run("redirects_are_followed", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let contents = pattern(2 << 20, 7);
     let mut there = Tgtd::start_at("127.0.0.2:0".parse().unwrap());
@@ -226,6 +249,9 @@ async fn redirects_are_followed() {
 
 #[tokio::test]
 async fn ipv6() {
+    if !can_run("ipv6", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let contents = pattern(2 << 20, 8);
     let mut tgtd = Tgtd::start_at("[::1]:0".parse().unwrap());
@@ -238,6 +264,9 @@ async fn ipv6() {
 
 #[tokio::test]
 async fn a_target_that_is_down_for_six_seconds_loses_no_read() {
+    if !can_run("a_target_that_is_down_for_six_seconds_loses_no_read", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let (log, _guard) = Log::start();
     let contents = pattern(32 << 20, 9);
@@ -266,6 +295,9 @@ async fn a_target_that_is_down_for_six_seconds_loses_no_read() {
 
 #[tokio::test]
 async fn another_disk_under_the_same_name_is_not_read() {
+    if !can_run("another_disk_under_the_same_name_is_not_read", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let file = disk(dir.path(), "a", &pattern(2 << 20, 10));
     let mut tgtd = Tgtd::start();
@@ -285,6 +317,9 @@ async fn another_disk_under_the_same_name_is_not_read() {
 
 #[tokio::test]
 async fn a_deleted_snapshot_is_named() {
+    if !can_run("a_deleted_snapshot_is_named", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let mut tgtd = Tgtd::start();
     let target = tgtd.add_target("disk");
@@ -300,6 +335,9 @@ async fn a_deleted_snapshot_is_named() {
 /// tgtd says NOT READY to TEST UNIT READY only, and goes on serving reads: so what meets it is the opening of the unit.
 #[tokio::test]
 async fn a_unit_that_is_offline_for_a_moment_is_waited_for() {
+    if !can_run("a_unit_that_is_offline_for_a_moment_is_waited_for", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let (log, _guard) = Log::start();
     let contents = pattern(2 << 20, 12);
@@ -333,6 +371,9 @@ fn serve(tgtd: &mut Tgtd, image: &Path) -> TgtTarget {
 
 #[tokio::test]
 async fn the_other_portal_takes_over() {
+    if !can_run("the_other_portal_takes_over", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let (log, _guard) = Log::start();
     let contents = pattern(32 << 20, 13);
@@ -364,6 +405,9 @@ async fn the_other_portal_takes_over() {
 /// it, so the portal is gone in mid-read, before the other path has been opened or after.
 #[test]
 fn a_copy_goes_on_through_the_other_portal() {
+    if !can_run("a_copy_goes_on_through_the_other_portal", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let file = LargeFile::new(dir.path());
     let snapbrowse = Snapbrowse::new();
@@ -388,6 +432,9 @@ fn a_copy_goes_on_through_the_other_portal() {
 /// which lasts to the end.
 #[test]
 fn several_processes_read_one_unit_at_the_same_time() {
+    if !can_run("several_processes_read_one_unit_at_the_same_time", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let file = LargeFile::new(dir.path());
     let mut tgtd = Tgtd::start();
@@ -411,7 +458,7 @@ fn several_processes_read_one_unit_at_the_same_time() {
 
 #[test]
 fn a_mount_and_a_copy_read_one_unit_at_the_same_time() {
-    let needs = [Need::Fuse, Need::Program("fusermount3")];
+    let needs = [NEEDS, &[Need::Fuse, Need::Program("fusermount3")]].concat();
     if !can_run("a_mount_and_a_copy_read_one_unit_at_the_same_time", &needs) {
         return;
     }
@@ -437,6 +484,9 @@ fn a_mount_and_a_copy_read_one_unit_at_the_same_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_portals_of_one_target_share_the_load_and_one_is_cut_off() {
+    if !can_run("two_portals_of_one_target_share_the_load_and_one_is_cut_off", NEEDS) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let contents = pattern(32 << 20, 14);
     let mut tgtd = Tgtd::start();

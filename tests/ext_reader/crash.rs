@@ -258,24 +258,23 @@ fn crash(kind: &Kind, points: u32) -> Tally {
 fn compare(kind: &Kind, crashed: &Path, tally: &mut Tally) {
     let witness = crashed.with_extension("witness");
     copy_image(crashed, &witness);
-    let expected = catch_unwind(|| {
-        let kernel = KernelMount::replaying(&witness, 0);
-        Manifest::of_tree(kernel.path())
-    });
+    let kernel = catch_unwind(|| KernelMount::replaying(&witness, 0));
     let (found, fast_commits) = wait(async {
         let fs = open(crashed, 0, Options::default()).await.unwrap();
         let told = (manifest(&fs).await, fs.summary().journal.fast_commits);
         assert_readers_agree(fs, kind.name).await;
         told
     });
-    let expected = match expected {
-        Ok(expected) => expected,
+    let kernel = match kernel {
+        Ok(kernel) => kernel,
         Err(_) if fast_commits > 0 => {
             tally.refused += 1;
             return;
         }
         Err(panic) => resume_unwind(panic),
     };
+    let expected = Manifest::of_tree(kernel.path());
+    drop(kernel);
     match fast_commits {
         0 => expected.assert_same(&found, Aspects::All, kind.name),
         _ => assert_as_replayed(&expected, &found, kind.name),

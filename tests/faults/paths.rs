@@ -244,7 +244,7 @@ async fn all_paths_down_for_a_while() {
         rig.server.stop_portal(portal, Close::Reset).await;
     }
     let back = async {
-        tokio::time::sleep(SECOND).await;
+        rig.logged("connection refused").await;
         rig.server.start_portal(1).await.unwrap();
     };
     let (digest, ()) = tokio::join!(rig.read_all(&lun), back);
@@ -423,9 +423,11 @@ async fn no_port_serves_the_unit_for_a_while() {
     use AccessState::{Optimized, Standby, Transitioning};
     let rig = rig(2, unit().access_states([Optimized, Standby])).await;
     let (session, lun) = open_all(&rig).await;
+    let asked = rig.server.stats().opcode(0xa3);
     rig.server.inject(Rule::new(On::Read, Fault::Access(vec![Transitioning, Standby])).after(8));
     let over = async {
-        tokio::time::sleep(SECOND).await;
+        // REPORT TARGET PORT GROUPS, again and again.
+        rig.server.wait_for(|stats| stats.opcode(0xa3) >= asked + 4).await;
         rig.server.lun(0, 1).set_access_states([Standby, Optimized]);
     };
     let (digest, ()) = tokio::join!(rig.read_all(&lun), over);
