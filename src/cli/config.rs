@@ -271,6 +271,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::cli::browse::aliases;
+    use crate::cli::units;
 
     fn parse(text: &str) -> Config {
         text.parse::<toml::Table>().unwrap().try_into().unwrap()
@@ -321,6 +323,23 @@ mod tests {
         assert_eq!(config.target("iqn.2001-05.com.example:snap-1").user.as_deref(), Some("snap"));
         assert_eq!(config.target("iqn.2001-05.com.example:data").user.as_deref(), Some("any"));
         assert_eq!(config.target("eui.00").user, None);
+    }
+
+    #[test]
+    fn the_example_in_the_readme_is_understood() {
+        let readme = include_str!("../../README.md");
+        let (_, example) = readme.split_once("```toml\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), example).unwrap();
+        let config = Config::read(Some(file.path())).unwrap();
+        assert_eq!(units::size(&config.cache.clone().unwrap()), Ok(256 << 20));
+        assert!(units::duration(&config.timeout.clone().unwrap()).is_ok());
+        let target = "iqn.2001-05.com.example:home-2026-11-20";
+        assert_eq!(config.target(target).user.as_deref(), Some("backup"));
+        let names = aliases(&config).unwrap().names([target]);
+        assert_eq!(names, [("home".to_owned(), target.to_owned())]);
+        assert!(config.hooks.present.is_some());
     }
 
     #[test]
