@@ -34,7 +34,7 @@ Examples:
   snapbrowse info disk.img
   snapbrowse mount iscsi://san1/iqn.2001-05.com.example:snap-2026-11-20/0 ~/snap
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 partly done, 10 no such path, LUN or volume,
+Exit codes: 0 done, 1 failed, 2 usage, 3 partly done, 10 no such path, LUN or volume, \
 11 cannot connect, 12 login refused, 13 no readable file system, 130 interrupted.";
 
 /// The whole command line.

@@ -39,7 +39,7 @@ Called by a link of the name auto.iscsi it is a program map; in auto.master:
 A program map's keys are not listed. Those of a file are, with the option browse:
   /iscsiauto /etc/auto.iscsi.map browse
 
-The portals come from open-iscsi's node database (/etc/iscsi/nodes) where that knows the target, else from those of
+The portals come from open-iscsi's node database (/etc/iscsi/nodes) where that knows the target, else from those of \
 the configuration that report it. --all prints what the list hook prints, too. The reason of a failure goes to the system's log too.
 
 Examples:

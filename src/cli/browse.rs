@@ -30,8 +30,8 @@ const DEFAULT_SESSIONS: u16 = 64;
 /// Show all targets of a SAN as one tree of files
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The root lists every target that the portals report, without logging in to any. Entering one logs in and shows its
-files; a target that nobody uses is logged out again. by-volume groups the snapshots of a volume by date, and
+The root lists every target that the portals report, without logging in to any. Entering one logs in and shows its \
+files; a target that nobody uses is logged out again. by-volume groups the snapshots of a volume by date, and \
 .snapbrowse/status tells what each target is doing. SIGHUP asks the portals anew.
 
 Examples:

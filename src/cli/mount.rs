@@ -22,10 +22,10 @@ const LAST_LOOK: Duration = Duration::from_secs(5);
 /// Show the files of a snapshot in a directory, as an ordinary user
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The mount is read-only. The command returns when it is ready; `snapbrowse umount`, `fusermount3 -u`
-or a SIGTERM to the process ends it and logs out. With -f, Ctrl-C does so too: all of these are regular
-ends, with exit code 0. Whoever mounts reads every file, whatever its mode,
-unless --strict-permissions is given; others are kept out unless -o allow_other is given, and then
+The mount is read-only. The command returns when it is ready; `snapbrowse umount`, `fusermount3 -u` \
+or a SIGTERM to the process ends it and logs out. With -f, Ctrl-C does so too: all of these are regular \
+ends, with exit code 0. Whoever mounts reads every file, whatever its mode, \
+unless --strict-permissions is given; others are kept out unless -o allow_other is given, and then \
 the modes and ACLs in the snapshot apply to all.
 
 Examples:

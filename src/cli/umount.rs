@@ -14,8 +14,8 @@ use super::presenting;
 /// Unmount what `mount` or `browse` mounted; returns after the logout, when the snapshot may be revoked
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit code 0: unmounted, logged out of, and revoked where hooks have presented it. 1: unmounted, but the target did
-not confirm the logout, or the revoke hook failed; the message says which. 3: the volume was written meanwhile.
+Exit code 0: unmounted, logged out of, and revoked where hooks have presented it. 1: unmounted, but the target did \
+not confirm the logout, or the revoke hook failed; the message says which. 3: the volume was written meanwhile. \
 10: nothing of snapbrowse's is mounted there, or there is no such directory.")]
 pub(crate) struct Args {
     /// The directory that it is mounted on
