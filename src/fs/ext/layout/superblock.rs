@@ -17,6 +17,9 @@ pub const SIZE: usize = 1024;
 const MAGIC: u16 = 0xEF53;
 const CRC32C_CHECKSUM: u8 = 1;
 const FLAGS_UNSIGNED_HASH: u32 = 2;
+/// Where mke2fs ends: it takes 256 and more, and goes one step of 8 below where so many inodes are asked for. With fewer, one
+/// run of a file would cross thousands of groups.
+const MIN_BLOCKS_PER_GROUP: u32 = 248;
 const JOURNAL_BACKUP_BLOCKS: u8 = 1;
 /// `EXT4_VALID_FS` in `s_state`.
 const VALID_FS: u16 = 1;
@@ -302,7 +305,7 @@ impl Superblock {
             false => blocks_per_group,
         };
         let ratio = 1_u64 << (cluster_bits - log_block_size);
-        if blocks_per_group == 0
+        if blocks_per_group < MIN_BLOCKS_PER_GROUP
             || clusters_per_group > block_size * 8
             || u64::from(clusters_per_group) * ratio != u64::from(blocks_per_group)
         {
@@ -554,6 +557,7 @@ mod tests {
             (0x14, 2, "the first data block being 2"),
             (0x18, 7, "block size 2^7 KiB"),
             (0x20, 0, "0 blocks per group"),
+            (0x20, 240, "240 blocks per group"),
             (0x20, 8193, "8193 blocks per group"),
             (0x28, 0, "0 inodes per group"),
             (0x28, 8193, "8193 inodes per group"),
