@@ -106,6 +106,7 @@ pub(super) struct Extraction {
     /// With `--overwrite`: the names given so far. A second file for one of them would replace what this run made,
     /// and a hard link to the first could become one to the second.
     given: Mutex<HashMap<RelPath, HashSet<Name>>>,
+    /// The directories met so far below each root.
     seen: Mutex<HashSet<(usize, Ino)>>,
     unfinished: Mutex<Vec<Unfinished>>,
     /// Why nothing new is begun any more. What is under way comes to its end: files must not appear in a directory
@@ -146,13 +147,16 @@ impl Extraction {
                 Some(name) if attr.file_type != FileType::Directory => {
                     self.copy_alone(Item { name, from, attr }).await;
                 }
-                name => pending.push(Pending {
-                    parent: RelPath::default(),
-                    name,
-                    from,
-                    attr,
-                    root: index,
-                }),
+                name => {
+                    lock(&self.seen).insert((index, attr.ino));
+                    pending.push(Pending {
+                        parent: RelPath::default(),
+                        name,
+                        from,
+                        attr,
+                        root: index,
+                    });
+                }
             }
         }
         // Depth first, so that what waits stays small.
@@ -187,11 +191,6 @@ impl Extraction {
     async fn copy_directory(&self, pending: Pending) -> Vec<Pending> {
         let Pending { parent, name, from, mut attr, root } = pending;
         let named = |error: Error| error.context(String::from_utf8_lossy(&from));
-        if !lock(&self.seen).insert((root, attr.ino)) {
-            let loops = "a directory that was copied already stands here again; not copied";
-            self.report.failure(&named(Error::new(ErrorKind::Corrupt, loops)));
-            return Vec::new();
-        }
         let (to, directory, made) = match self.make_directory(&parent, name).await {
             Ok(made) => made,
             Err(error) => {
@@ -269,6 +268,12 @@ impl Extraction {
         let mut files = Vec::new();
         for item in items.into_iter().flatten() {
             if item.attr.file_type == FileType::Directory {
+                // Here and not when its turn comes: any number of names for one directory would wait until then.
+                if !lock(&self.seen).insert((here.root, item.attr.ino)) {
+                    let loops = "a directory that was copied already stands here again; not copied";
+                    self.report.failure(&item.named(Error::new(ErrorKind::Corrupt, loops)));
+                    continue;
+                }
                 let Item { name, from, attr } = item;
                 let pending = Pending {
                     parent: here.to.clone(),

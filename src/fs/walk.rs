@@ -1,6 +1,6 @@
 //! Through a tree in order, with the next directories being read while the caller works on one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 
 use futures_util::stream::FuturesUnordered;
@@ -52,7 +52,11 @@ pub struct Walk<'a> {
     /// What was read before its turn.
     ready: HashMap<u64, Listed<Found>>,
     started: HashSet<u64>,
+    /// Those entered so far.
     seen: HashSet<Ino>,
+    /// Those entered last that had been entered before: only what the caller holds already, where any number of names for one
+    /// directory would fill `pending`.
+    again: VecDeque<(Vec<u8>, Ino)>,
 }
 
 type Ready = (u64, Listed<Found>);
@@ -71,12 +75,16 @@ impl<'a> Walk<'a> {
             ready: HashMap::new(),
             started: HashSet::new(),
             seen: HashSet::new(),
+            again: VecDeque::new(),
         }
     }
 
     /// Puts directories before all that wait, the first of them next.
     pub fn enter(&mut self, directories: Vec<(Vec<u8>, Ino)>) {
-        for (path, ino) in directories.into_iter().rev() {
+        let (new, again): (Vec<_>, Vec<_>) =
+            directories.into_iter().partition(|(_, ino)| self.seen.insert(*ino));
+        self.again.extend(again);
+        for (path, ino) in new.into_iter().rev() {
             self.pending.push((self.tickets, path, ino));
             self.tickets += 1;
         }
@@ -84,6 +92,11 @@ impl<'a> Walk<'a> {
 
     /// The next directory. One that was met before is an error in its listing: a tree has no second way.
     pub async fn next(&mut self) -> Option<Listing> {
+        if let Some((path, ino)) = self.again.pop_front() {
+            let what = format!("{ino} is a directory that stands elsewhere already");
+            let failure = Some(Error::new(ErrorKind::Corrupt, what));
+            return Some(Listing { path, ino, entries: Vec::new(), failure });
+        }
         for (ticket, _, ino) in self.pending.iter().rev().take(AHEAD) {
             if self.started.insert(*ticket) {
                 let (filesystem, ticket, ino) = (self.filesystem, *ticket, *ino);
@@ -103,11 +116,6 @@ impl<'a> Walk<'a> {
             self.ready.insert(other, listed);
         };
         self.started.remove(&ticket);
-        if !self.seen.insert(ino) {
-            let what = format!("{ino} is a directory that stands elsewhere already");
-            let failure = Some(Error::new(ErrorKind::Corrupt, what));
-            return Some(Listing { path, ino, entries: Vec::new(), failure });
-        }
         Some(Listing { path, ino, entries, failure })
     }
 }
@@ -205,6 +213,30 @@ mod tests {
         let all = directories(&fs).await;
         assert_eq!(all.len(), 3);
         assert_eq!(all[2].1.as_ref().unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[tokio::test]
+    async fn names_of_a_directory_that_was_met_do_not_pile_up() {
+        let mut fs = MemoryFs::new();
+        let dirs: Vec<Ino> = (0..20).map(|name| fs.directory(&format!("/{name:02}"))).collect();
+        for dir in &dirs {
+            for (name, to) in dirs.iter().enumerate() {
+                fs.entry(*dir, format!("{name:02}").as_bytes(), *to);
+            }
+        }
+        let mut walk = Walk::new(&fs);
+        walk.enter(vec![(b"/".to_vec(), fs.root())]);
+        let mut told = 0;
+        while let Some(listing) = walk.next().await {
+            told += usize::from(listing.failure.is_some());
+            let inside = listing
+                .entries
+                .iter()
+                .map(|found| (join(&listing.path, &found.name), found.attr.as_ref().unwrap().ino));
+            walk.enter(inside.collect());
+            assert!(walk.pending.len() + walk.again.len() <= 40);
+        }
+        assert_eq!(told, 400, "each is told all the same");
     }
 
     #[tokio::test]
