@@ -12,6 +12,10 @@ const CHUNK: usize = 1 << 20;
 /// The most bytes of attributes that one file may have: those of many files are in memory at the same time.
 const MOST_XATTRS: usize = 4 << 20;
 
+/// The most places in which the data of one file may lie for an archive, which tells them all before the first byte: 4 MiB of
+/// them, for each of the files that are read ahead.
+const MOST_RANGES: usize = 1 << 18;
+
 /// What can be read of an inode's extended attributes.
 #[derive(Default)]
 pub(super) struct Found {
@@ -86,15 +90,10 @@ impl<'a> Contents<'a> {
     /// The next piece of data and where it stands.
     pub(super) async fn next(&mut self) -> Result<Option<(u64, Segments)>> {
         if self.start >= self.end {
-            let found = match self.end < self.size {
-                true => self.reader.data_range(self.end).await?,
-                false => None,
-            };
-            let Some(range) = found else { return Ok(None) };
-            if range.start < self.end || range.is_empty() {
-                return Err(Error::new(ErrorKind::Corrupt, "data ranges that overlap"));
+            match next_range(self.reader, self.end, self.size).await? {
+                Some(range) => (self.start, self.end) = range,
+                None => return Ok(None),
             }
-            (self.start, self.end) = (range.start, range.end.min(self.size));
         }
         let wanted =
             usize::try_from(self.end.saturating_sub(self.start)).unwrap_or(CHUNK).min(CHUNK);
@@ -113,21 +112,73 @@ impl<'a> Contents<'a> {
     }
 }
 
+/// Where the next data of a file stands at or behind `offset`, and where it ends.
+pub(super) async fn next_range(
+    reader: &dyn FileReader,
+    offset: u64,
+    size: u64,
+) -> Result<Option<(u64, u64)>> {
+    if offset >= size {
+        return Ok(None);
+    }
+    tokio::task::consume_budget().await;
+    let Some(range) = reader.data_range(offset).await? else { return Ok(None) };
+    let end = range.end.min(size);
+    if range.start < offset || range.start >= end {
+        return Err(Error::new(ErrorKind::Corrupt, "data ranges that overlap"));
+    }
+    Ok(Some((range.start, end)))
+}
+
 /// Where the data of a file lies, holes left out.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] where it lies in more than [`MOST_RANGES`] places.
 pub(super) async fn data_ranges(reader: &dyn FileReader, size: u64) -> Result<Vec<(u64, u64)>> {
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     let mut offset = 0;
-    while offset < size {
-        let Some(range) = reader.data_range(offset).await? else { break };
-        if range.start < offset || range.is_empty() {
-            return Err(Error::new(ErrorKind::Corrupt, "data ranges that overlap"));
-        }
-        let end = range.end.min(size);
+    while let Some((start, end)) = next_range(reader, offset, size).await? {
+        let full = ranges.len() >= MOST_RANGES;
         match ranges.last_mut() {
-            Some((_, last)) if *last == range.start => *last = end,
-            _ => ranges.push((range.start, end)),
+            Some((_, last)) if *last == start => *last = end,
+            _ if full => {
+                let message = format!("data in more than {MOST_RANGES} places between holes");
+                return Err(Error::new(ErrorKind::Unsupported, message)
+                    .with_hint("`extract` has no such bound"));
+            }
+            _ => ranges.push((start, end)),
         }
         offset = end;
     }
     Ok(ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+    use crate::fs::Pending;
+
+    /// Every second byte is a hole.
+    struct Stripes;
+
+    impl FileReader for Stripes {
+        fn read(&self, _: u64, _: usize) -> Pending<'_, Segments> {
+            unreachable!("only where data lies is asked for")
+        }
+
+        fn data_range(&self, offset: u64) -> Pending<'_, Option<Range<u64>>> {
+            let start = offset.next_multiple_of(2);
+            Box::pin(std::future::ready(Ok(Some(start..start + 1))))
+        }
+    }
+
+    #[tokio::test]
+    async fn ranges_without_end_are_not_kept() {
+        let most = 2 * MOST_RANGES as u64 - 1;
+        assert_eq!(data_ranges(&Stripes, most).await.unwrap().len(), MOST_RANGES);
+        let error = data_ranges(&Stripes, most + 2).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
 }

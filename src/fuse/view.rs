@@ -157,6 +157,7 @@ impl View {
                         break;
                     }
                     at = range.end;
+                    tokio::task::consume_budget().await;
                 }
                 Ok(Some(at.min(size)))
             }

@@ -540,3 +540,36 @@ fn an_empty_file_with_a_damaged_map_is_named() {
         );
     }
 }
+
+#[test]
+fn where_data_lies_is_told_in_pieces_where_a_map_has_no_end() {
+    if !can_run("where_data_lies_is_told_in_pieces_where_a_map_has_no_end", NEEDS) {
+        return;
+    }
+    let image = Damaged::new(&["-t", "ext2"]);
+    let first = image.block_of("/large", 0);
+    let free = image.debugfs("ffb 3");
+    let free = free.split_whitespace().filter_map(|word| word.trim_end_matches(',').parse().ok());
+    let [top, upper, lower] = free.collect::<Vec<u64>>()[..] else { panic!("three free blocks") };
+    let pointers = |to: u64| (to as u32).to_le_bytes().repeat(256);
+    image.write(top * 1024, &pointers(upper));
+    image.write(upper * 1024, &pointers(lower));
+    image.set(&format!("sif large block[TIND] {top}"));
+    image.set("sif large size 16000000000");
+    let data_behind = |at: u64| {
+        wait(async {
+            let fs = image.open().await.unwrap();
+            let large = fs.lookup(fs.root(), b"large").await.unwrap();
+            fs.open(large).await.unwrap().data_range(at).await.unwrap().unwrap()
+        })
+    };
+    // All 16 million blocks of it are the same one, in as many runs.
+    image.write(lower * 1024, &pointers(first));
+    let piece = data_behind(100 << 20);
+    assert!(piece.start == 100 << 20 && piece.end < 200 << 20, "{piece:?}");
+    // None of them is there.
+    image.write(lower * 1024, &pointers(0));
+    image.set("sif large size 17247252480");
+    let block = data_behind(4 << 20);
+    assert_eq!(block.end - block.start, 1024);
+}

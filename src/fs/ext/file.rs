@@ -14,6 +14,9 @@ use crate::block::Segments;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{FileReader, FileType, Ino, Pending};
 
+/// The runs that one question for data goes through: a hostile map has any number of them.
+const MOST_RUNS: usize = 1 << 16;
+
 /// An open regular file.
 pub(super) struct Reader {
     disk: Arc<Disk>,
@@ -74,6 +77,8 @@ impl Reader {
         answer
     }
 
+    /// See [`FileReader::data_range`]. A range of very many runs comes in pieces, and behind as many holes a block counts as
+    /// data: it reads as zeros, as it should.
     async fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
         let bytes = self.file.inode.attr.size;
         let size = self.disk.block_size();
@@ -82,7 +87,14 @@ impl Reader {
         }
         let mut at = offset;
         let mut data: Option<Range<u64>> = None;
+        let mut runs = 0;
         while at < bytes {
+            if runs == MOST_RUNS {
+                return Ok(data.or(Some(at..at.saturating_add(size).min(bytes))));
+            }
+            runs += 1;
+            // What is in memory comes without waiting, and whoever asks has to be able to give up.
+            tokio::task::consume_budget().await;
             let run = self.disk.run(&self.file, FileBlock(at / size)).await?;
             let end = (run.first.0.saturating_add(run.len)).saturating_mul(size).min(bytes);
             match (run.place, &mut data) {
