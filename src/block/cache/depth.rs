@@ -14,11 +14,17 @@ const FIRST: usize = 4 << 20;
 /// less than this factor is taken back.
 const WORTHWHILE: f64 = 1.15;
 
+/// The same for the first steps, each of which is twice as much: a file on a far device is short.
+const WORTHWHILE_AT_FIRST: f64 = 1.4;
+
 /// A step back may cost this much of the speed.
 const TOLERABLE: f64 = 0.95;
 
-/// A rate is measured over so many times the depth.
+/// A rate is measured over so many times the depth, ...
 const MEASURED_DEPTHS: usize = 4;
+
+/// ... and so many at first.
+const MEASURED_AT_FIRST: usize = 2;
 
 /// So many measurements lie between two trials.
 const REST: u32 = 16;
@@ -36,6 +42,8 @@ pub(super) struct Depth {
     rest: u32,
     /// Whether that one goes deeper.
     deeper: bool,
+    /// Until the first step that was not worthwhile.
+    first: bool,
 }
 
 /// How fast bytes come at one depth.
@@ -53,7 +61,7 @@ impl Measurement {
     }
 
     /// The rate, once there is enough to tell.
-    fn add(&mut self, bytes: usize, depth: usize, now: Instant) -> Option<f64> {
+    fn add(&mut self, bytes: usize, enough: usize, now: Instant) -> Option<f64> {
         let Some(since) = self.since else {
             self.skipped = self.skipped.saturating_sub(bytes);
             self.since = (self.skipped == 0).then_some(now);
@@ -61,8 +69,7 @@ impl Measurement {
         };
         self.bytes += bytes;
         let seconds = now.duration_since(since).as_secs_f64();
-        (self.bytes >= MEASURED_DEPTHS * depth && seconds > 0.0)
-            .then(|| self.bytes as f64 / seconds)
+        (self.bytes >= enough && seconds > 0.0).then(|| self.bytes as f64 / seconds)
     }
 }
 
@@ -71,7 +78,7 @@ impl Depth {
     pub(super) fn new(most: usize) -> Self {
         let limit = FIRST.min(most);
         let measurement = Measurement::new(limit);
-        Self { limit, most, measurement, trial: None, rest: 1, deeper: true }
+        Self { limit, most, measurement, trial: None, rest: 1, deeper: true, first: true }
     }
 
     /// How many bytes may be under way.
@@ -83,13 +90,22 @@ impl Depth {
     /// there is nothing to learn from it.
     pub(super) fn landed(&mut self, bytes: usize, held_back: bool, now: Instant) {
         if !held_back {
-            match self.trial {
-                Some((before, _)) => self.settle(before),
+            match self.trial.take() {
+                Some((before, _)) => {
+                    // It has shown nothing, and at first may be repeated soon.
+                    self.rest = if self.first { 1 } else { REST };
+                    self.deeper = self.limit > before;
+                    self.go_to(before);
+                }
                 None => self.go_to(self.limit),
             }
             return;
         }
-        let Some(rate) = self.measurement.add(bytes, self.limit, now) else { return };
+        let (depths, worthwhile) = match self.first {
+            true => (MEASURED_AT_FIRST, WORTHWHILE_AT_FIRST),
+            false => (MEASURED_DEPTHS, WORTHWHILE),
+        };
+        let Some(rate) = self.measurement.add(bytes, depths * self.limit, now) else { return };
         match self.trial {
             None => {
                 self.rest -= 1;
@@ -100,7 +116,7 @@ impl Depth {
                 }
             }
             // Where more has helped, still more may.
-            Some((before, slower)) if self.limit > before && rate >= slower * WORTHWHILE => {
+            Some((before, slower)) if self.limit > before && rate >= slower * worthwhile => {
                 self.deeper = true;
                 self.try_out(rate);
             }
@@ -114,8 +130,9 @@ impl Depth {
     /// Begins a trial, with the rate that it is compared to.
     fn try_out(&mut self, rate: f64) {
         let before = self.limit;
+        let more = if self.first { before } else { before / 2 };
         let after = match self.deeper {
-            true => (before + before / 2).min(self.most),
+            true => (before + more).min(self.most),
             false => (before - before / 3).max(FIRST.min(self.most)),
         };
         self.deeper = !self.deeper;
@@ -130,6 +147,7 @@ impl Depth {
     /// Stays at this depth for a while.
     fn settle(&mut self, depth: usize) {
         self.trial = None;
+        self.first = false;
         self.rest = REST;
         self.go_to(depth);
     }
@@ -178,15 +196,15 @@ mod tests {
         let mut device = Device::new(32 * MIB);
         for _ in 0..100 {
             let depth = device.read(64 * MIB, |_| 2e9);
-            assert!(depth <= FIRST * 3 / 2, "{depth}: more than a trial");
+            assert!(depth <= FIRST * 2, "{depth}: more than a trial");
         }
     }
 
     #[test]
     fn a_far_device_gets_what_keeps_it_busy_soon() {
         let far = || far(Duration::from_millis(20), 1e9);
-        let depth = Device::new(32 * MIB).read(256 * MIB, far());
-        assert!(depth >= 18 * MIB, "{depth}");
+        let depth = Device::new(32 * MIB).read(100 * MIB, far());
+        assert!(depth >= 16 * MIB, "{depth}");
         let depth = Device::new(8 * MIB).read(1024 * MIB, far());
         assert!((4 * MIB..=8 * MIB).contains(&depth), "{depth}");
     }

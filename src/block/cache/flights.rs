@@ -22,6 +22,9 @@ pub(super) const READ_MAX: u64 = 1 << 20;
 /// second command does at the target.
 const GAP_MAX: u64 = 32 << 10;
 
+/// So many times as much as may be under way may wait in each queue: the windows of a few streams.
+const WAITING: usize = 3;
+
 /// A range that has to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
@@ -68,8 +71,8 @@ pub(super) fn coalesce(mut ranges: SmallVec<[Wanted; 4]>) -> SmallVec<[Wanted; 4
 pub(super) struct Flight {
     pub(super) device: Arc<Device>,
     pub(super) wanted: Wanted,
-    /// Whether nobody had asked for it when it was begun.
-    ahead: bool,
+    /// Where it waited for its turn, if nobody had asked for it when it was begun.
+    ahead: Option<Class>,
     pub(super) answer: SetOnce<Result<Segments>>,
 }
 
@@ -85,7 +88,6 @@ pub(super) struct Flights {
     bytes: usize,
     ahead_bytes: usize,
     ahead_max: usize,
-    waiting_bytes: usize,
     /// The devices that hints were given for.
     lanes: BTreeMap<u32, Lane>,
     /// Whose hint was begun last: the others have their turn first.
@@ -96,38 +98,74 @@ pub(super) struct Flights {
 struct Lane {
     /// A hint keeps no device alive.
     device: Weak<Device>,
-    /// The hints that wait. Metadata goes before the data of streams, which would fill the queue for long.
-    small: VecDeque<Wanted>,
-    large: VecDeque<Wanted>,
-    /// Bytes under way.
-    bytes: usize,
+    /// Metadata and scattered data go before the data of streams, which would fill the queue for long.
+    small: Queue,
+    large: Queue,
+    /// Bytes of streams under way.
+    streaming: usize,
     depth: Depth,
 }
 
-impl Lane {
-    /// The next hint, if it is no longer than `room`.
-    fn next(&mut self, room: usize) -> Option<Wanted> {
-        let fits = |wanted: &Wanted, room: usize| wanted.len() <= room;
-        if let Some(wanted) = self.small.front() {
-            return fits(wanted, room).then(|| self.small.pop_front()).flatten();
+/// Hints that wait.
+#[derive(Default)]
+struct Queue {
+    hints: VecDeque<Wanted>,
+    bytes: usize,
+}
+
+impl Queue {
+    /// Puts a hint behind the others, unless there are `most` bytes then.
+    fn push(&mut self, wanted: Wanted, most: usize) {
+        if self.bytes + wanted.len() <= most {
+            self.bytes += wanted.len();
+            self.hints.push_back(wanted);
         }
-        let room = room.min(self.depth.limit().saturating_sub(self.bytes));
-        self.large
-            .front()
-            .is_some_and(|wanted| fits(wanted, room))
-            .then(|| self.large.pop_front())?
+    }
+
+    /// The first hint, if it is no longer than `room`.
+    fn pop(&mut self, room: usize) -> Option<Wanted> {
+        if self.hints.front()?.len() > room {
+            return None;
+        }
+        let wanted = self.hints.pop_front()?;
+        self.bytes -= wanted.len();
+        Some(wanted)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.hints.is_empty()
+    }
+}
+
+impl Lane {
+    fn new(device: &Arc<Device>, most: usize) -> Self {
+        Self {
+            device: Arc::downgrade(device),
+            small: Queue::default(),
+            large: Queue::default(),
+            streaming: 0,
+            depth: Depth::new(most),
+        }
+    }
+
+    /// The next hint, if it is no longer than `room`.
+    fn next(&mut self, room: usize) -> Option<(Class, Wanted)> {
+        if !self.small.is_empty() {
+            return self.small.pop(room).map(|wanted| (Class::Small, wanted));
+        }
+        let room = room.min(self.depth.limit().saturating_sub(self.streaming));
+        self.large.pop(room).map(|wanted| (Class::Large, wanted))
     }
 }
 
 impl Flights {
-    /// With at most `ahead_max` bytes under way, and twice as many waiting, that nobody has asked for yet.
+    /// With at most `ahead_max` bytes under way that nobody has asked for yet, and some times as many waiting.
     pub(super) fn new(ahead_max: usize) -> Self {
         Self {
             flying: BTreeMap::new(),
             bytes: 0,
             ahead_bytes: 0,
             ahead_max,
-            waiting_bytes: 0,
             lanes: BTreeMap::new(),
             last: 0,
         }
@@ -172,17 +210,17 @@ impl Flights {
         &mut self,
         device: &Arc<Device>,
         wanted: Wanted,
-        ahead: bool,
+        ahead: Option<Class>,
     ) -> Arc<Flight> {
         let key = (device.number, wanted.range.start);
         let flight =
             Arc::new(Flight { device: Arc::clone(device), wanted, ahead, answer: SetOnce::new() });
         self.bytes += flight.len();
-        if ahead {
+        if ahead.is_some() {
             self.ahead_bytes += flight.len();
-            if let Some(lane) = self.lanes.get_mut(&device.number) {
-                lane.bytes += flight.len();
-            }
+        }
+        if let (Some(Class::Large), Some(lane)) = (ahead, self.lanes.get_mut(&device.number)) {
+            lane.streaming += flight.len();
         }
         let other = self.flying.insert(key, Arc::clone(&flight));
         debug_assert!(other.is_none(), "two reads of one block at a time");
@@ -196,12 +234,12 @@ impl Flights {
             return;
         }
         self.bytes -= flight.len();
-        if flight.ahead {
+        if flight.ahead.is_some() {
             self.ahead_bytes -= flight.len();
         }
         if let Some(lane) = self.lanes.get_mut(&number) {
-            if flight.ahead {
-                lane.bytes -= flight.len();
+            if flight.ahead == Some(Class::Large) {
+                lane.streaming -= flight.len();
             }
             lane.depth.landed(flight.len(), !lane.large.is_empty(), now);
         }
@@ -209,25 +247,21 @@ impl Flights {
 
     /// Puts a hint in the queue; one too many is forgotten.
     pub(super) fn wait(&mut self, device: &Arc<Device>, wanted: Wanted) {
-        if self.waiting_bytes + wanted.len() > 2 * self.ahead_max {
+        let most = self.ahead_max;
+        // What is longer would never fit, and keep all others waiting.
+        if wanted.len() > most {
             return;
         }
-        self.waiting_bytes += wanted.len();
-        let lane = self.lanes.entry(device.number).or_insert_with(|| Lane {
-            device: Arc::downgrade(device),
-            small: VecDeque::new(),
-            large: VecDeque::new(),
-            bytes: 0,
-            depth: Depth::new(self.ahead_max),
-        });
-        match wanted.class {
-            Class::Small => lane.small.push_back(wanted),
-            Class::Large => lane.large.push_back(wanted),
-        }
+        let lane = self.lanes.entry(device.number).or_insert_with(|| Lane::new(device, most));
+        let queue = match wanted.class {
+            Class::Small => &mut lane.small,
+            Class::Large => &mut lane.large,
+        };
+        queue.push(wanted, WAITING * most);
     }
 
-    /// The next hint, if there is room for it among the reads under way.
-    pub(super) fn next_ahead(&mut self) -> Option<(Weak<Device>, Wanted)> {
+    /// The next hint and where it waited, if there is room for it among the reads under way.
+    pub(super) fn next_ahead(&mut self) -> Option<(Weak<Device>, Class, Wanted)> {
         let room = self.ahead_max.saturating_sub(self.ahead_bytes);
         let after = (Bound::Excluded(self.last), Bound::Unbounded);
         let turns = self.lanes.range(after).chain(self.lanes.range(..=self.last));
@@ -235,10 +269,9 @@ impl Flights {
         let turns: SmallVec<[u32; 4]> = waiting.map(|(number, _)| *number).collect();
         for number in turns {
             let Some(lane) = self.lanes.get_mut(&number) else { continue };
-            if let Some(wanted) = lane.next(room) {
+            if let Some((class, wanted)) = lane.next(room) {
                 self.last = number;
-                self.waiting_bytes -= wanted.len();
-                return Some((lane.device.clone(), wanted));
+                return Some((lane.device.clone(), class, wanted));
             }
         }
         None
@@ -246,10 +279,7 @@ impl Flights {
 
     /// Forgets the hints for a device that is gone.
     pub(super) fn forget(&mut self, device: u32) {
-        if let Some(lane) = self.lanes.remove(&device) {
-            let waiting = lane.small.iter().chain(&lane.large);
-            self.waiting_bytes -= waiting.map(Wanted::len).sum::<usize>();
-        }
+        self.lanes.remove(&device);
     }
 }
 

@@ -139,7 +139,7 @@ impl State {
         &mut self,
         device: &Arc<Device>,
         wanted: Wanted,
-        ahead: bool,
+        ahead: Option<Class>,
         departures: &mut Departures,
     ) {
         self.stats.fetches += 1;
@@ -187,11 +187,11 @@ impl State {
 
     /// Begins hints that have waited, as far as there is room.
     fn next_ahead(&mut self, departures: &mut Departures) {
-        while let Some((device, wanted)) = self.flights.next_ahead() {
+        while let Some((device, queue, wanted)) = self.flights.next_ahead() {
             let Some(device) = device.upgrade() else { continue };
             // Meanwhile somebody may have asked for it, or for a part.
             for wanted in self.to_read(&device, std::iter::once(wanted.range)) {
-                self.begin(&device, wanted, true, departures);
+                self.begin(&device, wanted, Some(queue), departures);
             }
             departures.devices.push(device);
         }
@@ -228,7 +228,7 @@ impl Device {
         }
         let wanted = missing.into_iter().map(|range| Wanted { range, class }).collect();
         for wanted in state.not_coming(self, wanted) {
-            state.begin(self, wanted, false, &mut departures);
+            state.begin(self, wanted, None, &mut departures);
         }
         for gap in gaps {
             for flight in state.flights.over(self.number, &gap) {

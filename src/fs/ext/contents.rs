@@ -1,5 +1,6 @@
 //! From bytes of a file to bytes of the disk.
 
+use futures_util::future::try_join_all;
 use smallvec::SmallVec;
 
 use super::disk::Disk;
@@ -76,15 +77,16 @@ impl Disk {
             let range = |piece: &Piece| piece.place.map(|start| start..start + piece.len);
             self.prefetch(&mut plan.pieces.iter().filter_map(range).collect());
         }
-        let mut answer = Segments::new();
-        for piece in plan.pieces {
+        let reads = plan.pieces.iter().map(|piece| async {
             let len = piece.len as usize;
-            answer.append(match piece.place {
-                Some(start) => {
-                    self.read(start, len).await.map_err(|error| error.context(file.ino))?
-                }
-                None => Segments::zeros(len),
-            });
+            match piece.place {
+                Some(start) => self.read(start, len).await,
+                None => Ok(Segments::zeros(len)),
+            }
+        });
+        let mut answer = Segments::new();
+        for part in try_join_all(reads).await.map_err(|error| error.context(file.ino))? {
+            answer.append(part);
         }
         Ok(answer)
     }

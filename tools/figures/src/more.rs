@@ -138,7 +138,7 @@ impl Bench {
         line.add("mount", (cpu_time(process)? - cpu).as_secs_f64() * 1e3);
         line.note(format!(
             "{} wake-ups and {} SCSI commands in {:.0} s",
-            switches(process)? - waits,
+            switches(process)?.saturating_sub(waits),
             target.counts().0,
             begun.elapsed().as_secs_f64()
         ));

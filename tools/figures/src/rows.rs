@@ -267,17 +267,19 @@ impl Bench {
         latency: Duration,
     ) -> Result<Line> {
         let mut line = Line::new(work, "ms");
+        let (mut most, mut peak, mut longest) = ((0, 0), 0, Duration::ZERO);
         for _ in 0..self.runs {
             let cost = measure(&mut self.ours(&["cat", &target.url(), DEEP]))?;
             line.add("cat", cost.wall.as_secs_f64() * 1e3);
-            let (commands, bytes) = target.counts();
-            line.notes = vec![format!("{commands} SCSI commands, {} KiB read", bytes >> 10)];
-            line.note(format!("{:.1} MiB", cost.peak as f64 / f64::from(1 << 20)));
-            if !latency.is_zero() {
-                // Everything that was waited for, the connection and the logout too, took one delay each at least.
-                let trips = cost.wall.as_secs_f64() / latency.as_secs_f64();
-                line.note(format!("no more than {trips:.1} round trips from start to exit"));
-            }
+            most = most.max(target.counts());
+            (peak, longest) = (cost.peak.max(peak), cost.wall.max(longest));
+        }
+        line.note(format!("{} SCSI commands, {} KiB read at most", most.0, most.1 >> 10));
+        line.note(format!("{:.1} MiB", peak as f64 / f64::from(1 << 20)));
+        if !latency.is_zero() {
+            // Everything that was waited for, the connection and the logout too, took one delay each at least.
+            let trips = longest.as_secs_f64() / latency.as_secs_f64();
+            line.note(format!("no more than {trips:.1} round trips from start to exit"));
         }
         Ok(line)
     }
