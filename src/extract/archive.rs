@@ -178,7 +178,7 @@ impl Archive<'_> {
             Body::File { reader, ranges } => {
                 let stored = ranges.iter().map(|(start, end)| end - start).sum();
                 self.start_file(&name, &attr, &xattrs, &ranges, stored).await?;
-                if let Err(error) = self.stream(&*reader, attr.size, stored).await? {
+                if let Err(error) = self.stream(&*reader, attr.size, &ranges, stored).await? {
                     self.fail(base, &name, &error);
                 }
                 self.end_file(stored).await?;
@@ -217,15 +217,16 @@ impl Archive<'_> {
         self.send(Segments::zeros(pax::padding(stored))).await
     }
 
-    /// Writes `stored` bytes, whatever happens: the header has promised them. Where the file cannot be read, zeros
-    /// stand for the rest.
+    /// Writes the `stored` bytes of `ranges`, whatever happens: the header has promised them. Where the file cannot be
+    /// read, zeros stand for the rest.
     async fn stream(
         &self,
         reader: &dyn FileReader,
         size: u64,
+        ranges: &[(u64, u64)],
         stored: u64,
     ) -> Result<Result<()>, Gone> {
-        let mut contents = Contents::new(reader, size);
+        let mut contents = Contents::within(reader, size, ranges);
         let mut left = stored;
         let result = loop {
             match contents.next().await {
@@ -265,7 +266,7 @@ async fn prepare(filesystem: &dyn Filesystem, name: Vec<u8>, attr: Result<Attr>)
             let reader = filesystem.open(attr.ino).await?;
             let ranges = data_ranges(&*reader, attr.size).await?;
             match attr.size <= SMALL {
-                true => Body::Small { data: read_all(&*reader, attr.size).await?, ranges },
+                true => Body::Small { data: read_all(&*reader, attr.size, &ranges).await?, ranges },
                 false => Body::File { reader, ranges },
             }
         }
@@ -278,8 +279,8 @@ async fn prepare(filesystem: &dyn Filesystem, name: Vec<u8>, attr: Result<Attr>)
     Ok(Member { name, attr, xattrs, unread, body })
 }
 
-async fn read_all(reader: &dyn FileReader, size: u64) -> Result<Segments> {
-    let mut contents = Contents::new(reader, size);
+async fn read_all(reader: &dyn FileReader, size: u64, ranges: &[(u64, u64)]) -> Result<Segments> {
+    let mut contents = Contents::within(reader, size, ranges);
     let mut all = Segments::new();
     while let Some((_, data)) = contents.next().await? {
         all.append(data);

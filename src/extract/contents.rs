@@ -12,9 +12,9 @@ const CHUNK: usize = 1 << 20;
 /// The most bytes of attributes that one file may have: those of many files are in memory at the same time.
 const MOST_XATTRS: usize = 4 << 20;
 
-/// The most places in which the data of one file may lie for an archive, which tells them all before the first byte: 4 MiB of
-/// them, for each of the files that are read ahead.
-const MOST_RANGES: usize = 1 << 18;
+/// The most places that an archive tells of the data of one file, all before the first byte: 4 MiB of them, for each of the
+/// files that are read ahead. The last one goes over the holes behind it.
+pub(super) const MOST_RANGES: usize = 1 << 18;
 
 /// What can be read of an inode's extended attributes.
 #[derive(Default)]
@@ -77,6 +77,8 @@ pub(super) async fn xattrs_to_keep(
 pub(super) struct Contents<'a> {
     reader: &'a dyn FileReader,
     size: u64,
+    /// The ranges still to be read, where they are not asked for one by one.
+    known: Option<std::slice::Iter<'a, (u64, u64)>>,
     /// The data range that is being read.
     start: u64,
     end: u64,
@@ -84,13 +86,22 @@ pub(super) struct Contents<'a> {
 
 impl<'a> Contents<'a> {
     pub(super) fn new(reader: &'a dyn FileReader, size: u64) -> Self {
-        Self { reader, size, start: 0, end: 0 }
+        Self { reader, size, known: None, start: 0, end: 0 }
+    }
+
+    /// What lies in `ranges`, of which [`data_ranges`] has answered, and nothing else.
+    pub(super) fn within(reader: &'a dyn FileReader, size: u64, ranges: &'a [(u64, u64)]) -> Self {
+        Self { known: Some(ranges.iter()), ..Self::new(reader, size) }
     }
 
     /// The next piece of data and where it stands.
     pub(super) async fn next(&mut self) -> Result<Option<(u64, Segments)>> {
         if self.start >= self.end {
-            match next_range(self.reader, self.end, self.size).await? {
+            let next = match &mut self.known {
+                Some(known) => known.next().copied(),
+                None => next_range(self.reader, self.end, self.size).await?,
+            };
+            match next {
                 Some(range) => (self.start, self.end) = range,
                 None => return Ok(None),
             }
@@ -130,55 +141,17 @@ pub(super) async fn next_range(
     Ok(Some((range.start, end)))
 }
 
-/// Where the data of a file lies, holes left out.
-///
-/// # Errors
-/// [`ErrorKind::Unsupported`] where it lies in more than [`MOST_RANGES`] places.
+/// Where the data of a file lies, holes left out, but for those behind the start of the last of [`MOST_RANGES`] places.
 pub(super) async fn data_ranges(reader: &dyn FileReader, size: u64) -> Result<Vec<(u64, u64)>> {
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     let mut offset = 0;
     while let Some((start, end)) = next_range(reader, offset, size).await? {
         let full = ranges.len() >= MOST_RANGES;
         match ranges.last_mut() {
-            Some((_, last)) if *last == start => *last = end,
-            _ if full => {
-                let message = format!("data in more than {MOST_RANGES} places between holes");
-                return Err(Error::new(ErrorKind::Unsupported, message)
-                    .with_hint("`extract` has no such bound"));
-            }
+            Some((_, last)) if *last == start || full => *last = end,
             _ => ranges.push((start, end)),
         }
         offset = end;
     }
     Ok(ranges)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ops::Range;
-
-    use super::*;
-    use crate::fs::Pending;
-
-    /// Every second byte is a hole.
-    struct Stripes;
-
-    impl FileReader for Stripes {
-        fn read(&self, _: u64, _: usize) -> Pending<'_, Segments> {
-            unreachable!("only where data lies is asked for")
-        }
-
-        fn data_range(&self, offset: u64) -> Pending<'_, Option<Range<u64>>> {
-            let start = offset.next_multiple_of(2);
-            Box::pin(std::future::ready(Ok(Some(start..start + 1))))
-        }
-    }
-
-    #[tokio::test]
-    async fn ranges_without_end_are_not_kept() {
-        let most = 2 * MOST_RANGES as u64 - 1;
-        assert_eq!(data_ranges(&Stripes, most).await.unwrap().len(), MOST_RANGES);
-        let error = data_ranges(&Stripes, most + 2).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-    }
 }

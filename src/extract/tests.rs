@@ -617,14 +617,79 @@ async fn without_its_acl_nothing_opens_to_its_group() {
     assert_eq!(modes, [0o705, 0o604, 0o604, 0o604, 0o664, 0o604]);
 
     // An archive holds the mode that it may be given.
-    let (out, mut taken) = tokio::sync::mpsc::channel(100);
-    archive(&image, &[b"/d/unread".to_vec()], &out, &Report::new(|_| {})).await;
-    drop(out);
-    let mut bytes = Vec::new();
-    while let Some(piece) = taken.recv().await {
-        bytes.extend_from_slice(&piece.into_bytes());
-    }
-    let mut archived = tar::Archive::new(&*bytes);
-    let member = archived.entries().unwrap().next().unwrap().unwrap();
+    let bytes = archived(&image, "/d/unread").await;
+    let mut members = tar::Archive::new(&*bytes);
+    let member = members.entries().unwrap().next().unwrap().unwrap();
     assert_eq!(member.header().mode().unwrap(), 0o604);
+}
+
+/// The bytes of an archive of `path`, of which everything can be read or is expected not to be.
+async fn archived(image: &MemoryFs, path: &str) -> Vec<u8> {
+    let (out, mut taken) = tokio::sync::mpsc::channel(100);
+    let report = Report::new(|_| {});
+    let path = [path.as_bytes().to_vec()];
+    let written = async {
+        archive(image, &path, &out, &report).await;
+        drop(out);
+    };
+    let read = async {
+        let mut bytes = Vec::new();
+        while let Some(piece) = taken.recv().await {
+            bytes.extend_from_slice(&piece.into_bytes());
+        }
+        bytes
+    };
+    tokio::join!(written, read).1
+}
+
+/// What a sparse member stands for, and in how many places its data lies, the empty one at the end counted.
+fn expanded(body: &[u8], size: usize) -> (Vec<u8>, usize) {
+    let mut at = 0;
+    let mut number = || {
+        let len = body[at..].iter().position(|&byte| byte == b'\n').unwrap();
+        let number: usize = str::from_utf8(&body[at..at + len]).unwrap().parse().unwrap();
+        at += len + 1;
+        number
+    };
+    let count = number();
+    let places: Vec<(usize, usize)> = (0..count).map(|_| (number(), number())).collect();
+    let mut data = &body[at.next_multiple_of(512)..];
+    let mut whole = vec![0; size];
+    for (start, len) in places {
+        let (piece, rest) = data.split_at(len);
+        whole[start..start + len].copy_from_slice(piece);
+        data = rest;
+    }
+    assert!(data.is_empty(), "{} bytes more than the map tells", data.len());
+    (whole, count)
+}
+
+#[tokio::test]
+async fn an_archive_with_more_places_than_it_can_tell_holds_every_byte() {
+    for more in [0, 1, 1000] {
+        let mut image = MemoryFs::new();
+        let ino = image.file("/f", b"");
+        let mut contents = Vec::new();
+        let mut data = Vec::new();
+        for place in 0..contents::MOST_RANGES + more {
+            // Behind those that can be told stand larger holes, too.
+            let hole = if place >= contents::MOST_RANGES && place % 7 == 0 { 3000 } else { 1 };
+            contents.resize(contents.len() + hole, 0);
+            contents.push(u8::try_from(place % 251).unwrap() + 1);
+            data.push((contents.len() as u64 - 1, contents.len() as u64));
+        }
+        contents.resize(contents.len() + 100, 0);
+        let node = image.node(ino);
+        (node.attr.size, node.data) = (contents.len() as u64, data);
+        node.contents = contents.clone();
+
+        let bytes = archived(&image, "/f").await;
+        let mut members = tar::Archive::new(&*bytes);
+        let mut member = members.entries().unwrap().next().expect("it is not left out").unwrap();
+        let mut body = Vec::new();
+        std::io::Read::read_to_end(&mut member, &mut body).unwrap();
+        let (whole, places) = expanded(&body, contents.len());
+        assert!(whole == contents, "with {more} more");
+        assert_eq!(places, contents::MOST_RANGES + 1, "with {more} more");
+    }
 }

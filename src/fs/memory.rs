@@ -254,7 +254,7 @@ impl FileReader for Node {
     }
 
     fn data_range(&self, offset: u64) -> Pending<'_, Option<Range<u64>>> {
-        let next = self.data.iter().find(|(_, end)| *end > offset);
+        let next = self.data.get(self.data.partition_point(|(_, end)| *end <= offset));
         ready(Ok(next.map(|(start, end)| *start.max(&offset)..*end)))
     }
 }

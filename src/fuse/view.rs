@@ -11,6 +11,9 @@ use super::node::{self, Nodes, Shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Attr, DirEntry, FileReader, Filesystem, Ino, StatFs, UNCHANGING};
 
+/// The most touching pieces of data that a search for a hole goes through: a damaged map has them without end.
+const MOST_PIECES: u64 = 16;
+
 /// A file system as the kernel is shown it.
 ///
 /// Once the volume is known to be changing under us, nothing more is told about it: what was read before and what
@@ -151,7 +154,10 @@ impl View {
             SeekTo::Data => Ok(file.data_range(offset).await?.map(|range| range.start.max(offset))),
             SeekTo::Hole => {
                 let mut at = offset;
-                while let Some(range) = file.data_range(at).await? {
+                // The answer after so many is a hole of no length: there SEEK_DATA answers the same place, and whoever asks
+                // goes on from it.
+                for _ in 0..MOST_PIECES {
+                    let Some(range) = file.data_range(at).await? else { break };
                     // Ranges may touch; the hole begins where the next one does not.
                     if range.start > at || range.end <= at {
                         break;

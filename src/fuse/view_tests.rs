@@ -185,6 +185,25 @@ async fn a_file_full_of_data_ends_in_a_hole() {
 }
 
 #[tokio::test]
+async fn a_search_for_a_hole_ends_and_goes_on_where_it_ended() {
+    let mut memory = Memory::new();
+    let pieces: Vec<(u64, &[u8])> = (0..MOST_PIECES * 5 / 2).map(|at| (at, &b"x"[..])).collect();
+    let size = pieces.len() as u64;
+    memory.file(b"f", Ino(12), size + 5, &pieces);
+    let view = View::new(Arc::new(memory), Shown::default());
+    let file = view.open(INodeNo(12)).await.unwrap();
+    let seek = async |offset, to| view.seek(INodeNo(12), &*file, offset, to).await.unwrap();
+    let mut holes = Vec::new();
+    let mut at = 0;
+    while let Some(data) = seek(at, SeekTo::Data).await {
+        assert_eq!(data, at, "no data is passed over");
+        at = seek(data, SeekTo::Hole).await.unwrap();
+        holes.push(at);
+    }
+    assert_eq!(holes, [MOST_PIECES, 2 * MOST_PIECES, size]);
+}
+
+#[tokio::test]
 async fn attribute_names_are_listed_as_the_system_call_wants_them() {
     let mut memory = twenty_files();
     memory.xattr(Ino(12), b"user.a", b"1");

@@ -18,7 +18,7 @@ const MAGIC: u16 = 0xEF53;
 const CRC32C_CHECKSUM: u8 = 1;
 const FLAGS_UNSIGNED_HASH: u32 = 2;
 /// Where mke2fs ends: it takes 256 and more, and goes one step of 8 below where so many inodes are asked for. With fewer, one
-/// run of a file would cross thousands of groups.
+/// run of a file would cross thousands of groups; where there is only one, it cannot, and genext2fs makes it as small as it needs.
 const MIN_BLOCKS_PER_GROUP: u32 = 248;
 const JOURNAL_BACKUP_BLOCKS: u8 = 1;
 /// `EXT4_VALID_FS` in `s_state`.
@@ -305,7 +305,9 @@ impl Superblock {
             false => blocks_per_group,
         };
         let ratio = 1_u64 << (cluster_bits - log_block_size);
-        if blocks_per_group < MIN_BLOCKS_PER_GROUP
+        let blocks_in_groups = blocks_count - u64::from(first_data_block);
+        let one_group = blocks_in_groups <= u64::from(blocks_per_group);
+        if (blocks_per_group < MIN_BLOCKS_PER_GROUP && !one_group)
             || clusters_per_group > block_size * 8
             || u64::from(clusters_per_group) * ratio != u64::from(blocks_per_group)
         {
@@ -315,8 +317,7 @@ impl Superblock {
         if inodes_per_group == 0 || inodes_per_group > block_size * 8 {
             return Err(corrupt(format!("{inodes_per_group} inodes per group")));
         }
-        let groups_count =
-            (blocks_count - u64::from(first_data_block)).div_ceil(u64::from(blocks_per_group));
+        let groups_count = blocks_in_groups.div_ceil(u64::from(blocks_per_group));
         let inodes_count = raw.s_inodes_count.get();
         if groups_count * u64::from(inodes_per_group) != u64::from(inodes_count) {
             return Err(corrupt(format!(
@@ -570,6 +571,24 @@ mod tests {
             assert_eq!(kind, ErrorKind::Corrupt, "{message}");
             assert!(message.contains(says), "{message}");
         }
+    }
+
+    /// With one group no run crosses groups: genext2fs makes file systems as small as that.
+    #[test]
+    fn only_several_groups_have_a_least_size() {
+        let with_blocks = |count: u32| {
+            let mut bytes = superblock_bytes();
+            let inodes = 512 * (count - 1).div_ceil(128);
+            for (at, value) in [(0x00, inodes), (0x04, count), (0x20, 128), (0x24, 128)] {
+                bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            }
+            Superblock::parse(&bytes)
+        };
+        // The first data block is block 1.
+        assert_eq!(with_blocks(1 + 128).unwrap().groups_count, 1);
+        let error = with_blocks(1 + 128 + 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("128 blocks per group"), "{error}");
     }
 
     #[test]
