@@ -18,6 +18,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use globset::GlobMatcher;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -40,6 +41,8 @@ pub struct Options {
     pub max_sessions: usize,
     /// How long a login waits for another target to be out of use where no more may be logged in.
     pub patience: Duration,
+    /// How long a login that is under way at the end is waited for.
+    pub login_limit: Duration,
     /// Which targets are shown; all of them where there is none.
     pub targets: Option<GlobMatcher>,
     /// Readable names beside the targets' own.
@@ -109,10 +112,16 @@ impl Browse {
         self.shared.refresh().await;
     }
 
-    /// Logs out of everything, and gives back what went wrong with that; the tree is of no use afterwards.
+    /// Logs out of everything, waiting for logins that are under way, and gives back what went wrong with that; the tree
+    /// is of no use afterwards.
     pub async fn log_out(&self) -> Vec<Error> {
-        let logins = self.shared.targets().into_iter().filter_map(|target| target.vanish());
-        log_out(logins.collect()).await
+        let targets = self.shared.targets();
+        let logins = targets.iter().filter_map(|target| target.vanish()).collect();
+        let limit = self.shared.options.login_limit;
+        let under_way = join_all(targets.iter().map(|target| target.outlast_login(limit)));
+        let (mut failures, orphaned) = tokio::join!(log_out(logins), under_way);
+        failures.extend(orphaned.into_iter().flatten());
+        failures
     }
 
     /// Logs idle targets out and asks for new ones, until the tree is dropped.
@@ -354,7 +363,7 @@ impl Drop for Room {
 /// Ends logins, side by side, and gives back what went wrong with that.
 async fn log_out(logins: Vec<Arc<Live>>) -> Vec<Error> {
     let log_outs = logins.iter().map(|login| (login.open.log_out)());
-    futures_util::future::join_all(log_outs).await.concat()
+    join_all(log_outs).await.concat()
 }
 
 /// The time of day.

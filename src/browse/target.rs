@@ -25,9 +25,12 @@ pub(super) struct Target {
     /// Requests and open files; a target with any is not idle.
     leases: AtomicUsize,
     /// One login at a time; held while it lasts.
-    login: tokio::sync::Mutex<()>,
+    login: tokio::sync::Mutex<Orphaned>,
     state: RwLock<State>,
 }
+
+/// What went wrong with logging out of a login that stood only after its target had left the tree.
+type Orphaned = Vec<Error>;
 
 struct State {
     live: Option<Arc<Live>>,
@@ -180,7 +183,7 @@ impl Target {
         Self {
             told: Mutex::new(told),
             leases: AtomicUsize::new(0),
-            login: tokio::sync::Mutex::new(()),
+            login: tokio::sync::Mutex::default(),
             state: RwLock::new(State {
                 live: None,
                 gone: false,
@@ -247,19 +250,22 @@ impl Target {
         // A task of its own: whoever asked may be interrupted, and the others still wait for it.
         let (target, san) = (Arc::clone(self), Arc::clone(san));
         let task = tokio::spawn(async move {
-            let _one_at_a_time = target.login.lock().await;
+            let mut orphaned = target.login.lock().await;
             if let Some(live) = target.live() {
                 return Ok(live);
             }
             target.check_backoff()?;
             let _room = room.await?;
+            if target.is_gone() {
+                return Err(stale());
+            }
             let record = target.record();
             let open = san.open(&record).await;
             let open = open.map_err(|error| target.failed(error.about(&record.name)))?;
             match target.opened(open, new_slots) {
                 Ok(live) => Ok(live),
                 Err(orphan) => {
-                    (orphan.log_out)().await;
+                    orphaned.extend((orphan.log_out)().await);
                     Err(stale())
                 }
             }
@@ -368,6 +374,21 @@ impl Target {
         let mut state = self.write();
         state.gone = true;
         state.live.take()
+    }
+
+    /// After [`Target::vanish`]: waits for a login that is under way to be logged out again, but no longer than `limit`, and
+    /// gives back what went wrong with that.
+    pub(super) async fn outlast_login(&self, limit: Duration) -> Vec<Error> {
+        match tokio::time::timeout(limit, self.login.lock()).await {
+            Ok(mut orphaned) => std::mem::take(&mut *orphaned),
+            Err(_) => {
+                let limit = humantime::format_duration(limit);
+                let message = format!("a login is under way still after {limit}");
+                let error = Error::new(ErrorKind::Timeout, message).about(&self.record().name);
+                tracing::warn!("{error}");
+                vec![error]
+            }
+        }
     }
 
     /// Whether it has left the tree.

@@ -25,13 +25,22 @@ struct Disk {
     identity: Option<u8>,
     being_written: bool,
     failure: Option<ErrorKind>,
+    /// What its logout fails with.
+    logout_failure: Option<ErrorKind>,
     /// The portals that tell of it.
     portals: &'static [Teller],
 }
 
 fn disk(contents: &'static str) -> Disk {
     let volumes = vec![(Vec::new(), contents)];
-    Disk { volumes, identity: Some(1), being_written: false, failure: None, portals: &[0] }
+    Disk {
+        volumes,
+        identity: Some(1),
+        being_written: false,
+        failure: None,
+        logout_failure: None,
+        portals: &[0],
+    }
 }
 
 #[derive(Default)]
@@ -116,7 +125,8 @@ impl San for MemorySan {
                     let logouts = Arc::clone(&logouts);
                     Box::pin(async move {
                         logouts.fetch_add(1, Ordering::SeqCst);
-                        Vec::new()
+                        let failure = disk.logout_failure.map(|kind| Error::new(kind, "no answer"));
+                        failure.into_iter().collect()
                     })
                 }),
             })
@@ -137,14 +147,22 @@ async fn tree_of(san: &Arc<MemorySan>, max_sessions: usize) -> Browse {
 }
 
 async fn patient_tree_of(san: &Arc<MemorySan>, max_sessions: usize, patience: Duration) -> Browse {
-    let options = Options {
+    tree_with(san, Options { max_sessions, patience, ..options() }).await
+}
+
+fn options() -> Options {
+    Options {
         idle: Duration::ZERO,
         refresh: Duration::from_secs(60),
-        max_sessions,
-        patience,
+        max_sessions: 9,
+        patience: Duration::ZERO,
+        login_limit: Duration::from_secs(60),
         targets: None,
         aliases: Aliases::default(),
-    };
+    }
+}
+
+async fn tree_with(san: &Arc<MemorySan>, options: Options) -> Browse {
     let san: Arc<dyn San> = Arc::<MemorySan>::clone(san);
     Browse::new(san, options).await.unwrap()
 }
@@ -362,6 +380,72 @@ async fn a_target_that_vanishes_during_its_login_is_logged_out_and_forgotten() {
 }
 
 #[tokio::test]
+async fn a_target_that_vanishes_while_its_login_waits_for_room_is_not_logged_in() {
+    let san = san();
+    let tree = patient_tree_of(&san, 1, Duration::from_secs(20)).await;
+    let home = tree.open(walk(&tree, &[HOME, "dir", "file"]).await.unwrap()).await.unwrap();
+    let mail = walk(&tree, &[MAIL]).await.unwrap();
+    let mut enter = std::pin::pin!(tree.lookup(mail, b"dir"));
+    for _ in 0..10 {
+        assert!(futures_util::poll!(&mut enter).is_pending());
+        tokio::task::yield_now().await;
+    }
+    san.disks.lock().unwrap().remove(MAIL);
+    tree.refresh().await;
+    drop(home);
+    assert_eq!(enter.await.unwrap_err().kind(), ErrorKind::Stale);
+    assert_eq!(san.logins(), 1);
+}
+
+#[tokio::test]
+async fn a_login_under_way_at_the_end_is_waited_for_and_logged_out() {
+    let san = san();
+    san.put(HOME, Disk { logout_failure: Some(ErrorKind::SessionLost), ..disk("home") });
+    let tree = tree_of(&san, 9).await;
+    assert_eq!(contents(&tree, &[MAIL, "dir", "file"]).await.unwrap(), "mail");
+    let home = walk(&tree, &[HOME]).await.unwrap();
+    let gate = san.gate.lock().await;
+    let enter = async { tree.lookup(home, b"dir").await };
+    let end = async {
+        while san.logins() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let mut end = std::pin::pin!(tree.log_out());
+        assert!(futures_util::poll!(&mut end).is_pending(), "the login is not waited for");
+        assert_eq!(san.logouts(), 1, "the others wait for it");
+        drop(gate);
+        let failures = end.await;
+        assert_eq!(san.logouts(), 2);
+        failures
+    };
+    let (entered, failures) = tokio::join!(enter, end);
+    assert_eq!(entered.unwrap_err().kind(), ErrorKind::Stale);
+    let kinds: Vec<_> = failures.iter().map(Error::kind).collect();
+    assert_eq!(kinds, [ErrorKind::SessionLost]);
+}
+
+#[tokio::test]
+async fn a_login_that_does_not_end_is_told_of_at_the_end() {
+    let san = san();
+    let tree = tree_with(&san, Options { login_limit: Duration::ZERO, ..options() }).await;
+    let home = walk(&tree, &[HOME]).await.unwrap();
+    let _gate = san.gate.lock().await;
+    let end = async {
+        while san.logins() == 0 {
+            tokio::task::yield_now().await;
+        }
+        tree.log_out().await
+    };
+    let failures = tokio::select! {
+        failures = end => failures,
+        entered = tree.lookup(home, b"dir") => unreachable!("{entered:?}"),
+    };
+    let [failure] = failures.as_slice() else { panic!("{failures:?}") };
+    assert_eq!(failure.kind(), ErrorKind::Timeout);
+    assert!(failure.to_string().contains(HOME), "{failure}");
+}
+
+#[tokio::test]
 async fn a_dead_portal_is_told_of_once_until_it_has_come_back() {
     let tree = tree_of(&san(), 9).await;
     let news = |failures: &[(Teller, &str)]| {
@@ -473,14 +557,6 @@ async fn an_empty_list_is_an_answer() {
 async fn no_portal_at_all_is_an_error() {
     let san = san();
     *san.down.lock().unwrap() = vec![0, 1];
-    let options = Options {
-        idle: Duration::ZERO,
-        refresh: Duration::from_secs(60),
-        max_sessions: 1,
-        patience: Duration::ZERO,
-        targets: None,
-        aliases: Aliases::default(),
-    };
-    let error = Browse::new(san, options).await.err().unwrap();
+    let error = Browse::new(san, options()).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Connect);
 }

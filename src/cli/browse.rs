@@ -97,6 +97,7 @@ impl TreeArgs {
             refresh: refresh.max(Duration::from_secs(1)),
             max_sessions: max_sessions.into(),
             patience: settings.timeout,
+            login_limit: settings.with_hooks()?,
             targets: targets.as_ref().map(Glob::compile_matcher),
             aliases: aliases(&settings.config)?,
         })

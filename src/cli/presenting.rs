@@ -1,6 +1,7 @@
 //! Which snapshots the hooks are run for, and where it is written down.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use globset::GlobMatcher;
 
@@ -109,11 +110,22 @@ impl HooksConfig {
         Ok(glob("hooks.targets", pattern)?.compile_matcher().is_match(target))
     }
 
+    /// The longest that presenting a snapshot takes, or revoking it; nothing where there are no hooks for that.
+    ///
+    /// # Errors
+    /// Those of [`HooksConfig::limit`].
+    pub(crate) fn longest(&self) -> Result<Duration> {
+        if self.present.is_none() && self.revoke.is_none() {
+            return Ok(Duration::ZERO);
+        }
+        Ok(hooks::longest(self.limit()?))
+    }
+
     /// The longest that a hook may take.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a text that is no duration.
-    pub(crate) fn limit(&self) -> Result<std::time::Duration> {
+    pub(crate) fn limit(&self) -> Result<Duration> {
         let text = self.timeout.as_deref().unwrap_or("30s");
         let wrong =
             |why| Error::new(ErrorKind::Usage, format!("configuration: hooks.timeout: {why}"));

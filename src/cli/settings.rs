@@ -83,6 +83,14 @@ impl Settings {
         Self::combine(flags, Environment::read(), config)
     }
 
+    /// The longest that a login takes with the hooks before it, or a logout with those after it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a limit of the hooks that is not understood.
+    pub(crate) fn with_hooks(&self) -> Result<Duration> {
+        Ok(self.timeout.saturating_add(self.config.hooks.longest()?))
+    }
+
     fn combine(flags: GlobalArgs, environment: Environment, config: Config) -> Result<Self> {
         let wrong =
             |message: String| Error::new(ErrorKind::Usage, format!("configuration: {message}"));

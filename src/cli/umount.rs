@@ -1,7 +1,6 @@
 //! `snapbrowse umount`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{self, Outcome};
@@ -24,12 +23,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<Exit> {
     let settings = &context.settings;
-    // The process may have hooks to run after its logout.
-    let hooks = match settings.config.hooks.revoke {
-        Some(_) => settings.config.hooks.limit()?,
-        None => Duration::ZERO,
-    };
-    let outcome = fuse::unmount(&args.mountpoint, settings.timeout.saturating_add(hooks))?;
+    // The process may wait for the end of a login before the logout.
+    let outcome = fuse::unmount(&args.mountpoint, settings.with_hooks()?.saturating_mul(2))?;
     let shown = args.mountpoint.display();
     let exit = match outcome {
         Some(Outcome { code, failures }) => {

@@ -72,7 +72,7 @@ impl<'a> Call<'a> {
 
     /// How long it takes at most with such a limit: one that does not heed it is killed.
     pub(super) fn longest(limit: Duration) -> Duration {
-        limit + GRACE * 2
+        limit.saturating_add(GRACE * 2)
     }
 
     /// Runs it to its end; everything that it says goes to the log.

@@ -94,8 +94,7 @@ impl Hooks {
             Some(lun) => format!("{} {lun}", snapshot.target),
             None => snapshot.target.clone(),
         };
-        // Another process may be waiting for the end of a dead one's hook, then revoking it, then presenting it.
-        let until = Instant::now() + (Call::longest(*limit) + LOOK_AGAIN) * 3;
+        let until = Instant::now() + longest(*limit);
         loop {
             let (claim, leftover) = match self.records.claim(&key, &record)? {
                 Claimed::New(claim) => (self.hold(claim), false),
@@ -220,6 +219,12 @@ impl Hooks {
     fn held(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Claim>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How long a process is busy with a snapshot at most, with such a limit of [`Commands`]: it may be waiting for the end of
+/// a dead one's hook, then revoking it, then presenting it.
+pub fn longest(limit: Duration) -> Duration {
+    Call::longest(limit).saturating_add(LOOK_AGAIN).saturating_mul(3)
 }
 
 /// Revokes what processes that are gone have left presented, by the hooks that they would have used; gives back
