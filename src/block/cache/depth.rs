@@ -91,12 +91,12 @@ impl Depth {
     pub(super) fn landed(&mut self, bytes: usize, held_back: bool, now: Instant) {
         if !held_back {
             match self.trial.take() {
-                Some((before, _)) => {
-                    // It has shown nothing, and at first may be repeated soon.
-                    self.rest = if self.first { 1 } else { REST };
-                    self.deeper = self.limit > before;
-                    self.go_to(before);
+                // More than the readers ask for does no harm, and they may ask for more soon.
+                Some(_) if self.first => {
+                    (self.rest, self.deeper) = (1, true);
+                    self.go_to(self.limit);
                 }
+                Some((before, _)) => self.settle(before),
                 None => self.go_to(self.limit),
             }
             return;
@@ -226,6 +226,20 @@ mod tests {
             depth.landed(MIB, false, now);
         }
         assert_eq!(depth.limit(), FIRST);
+    }
+
+    #[test]
+    fn a_step_deeper_that_has_helped_is_not_taken_back_where_the_readers_ask_for_no_more() {
+        let mut device = Device::new(32 * MIB);
+        let far = || far(Duration::from_millis(20), 1e9);
+        while device.depth.limit() < 16 * MIB {
+            device.read(MIB, far());
+        }
+        for _ in 0..100 {
+            device.now += Duration::from_millis(2);
+            device.depth.landed(MIB, false, device.now);
+        }
+        assert_eq!(device.depth.limit(), 16 * MIB);
     }
 
     #[test]

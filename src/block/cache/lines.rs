@@ -23,11 +23,11 @@ const OVERHEAD: usize = 320;
 /// The most bytes of large reads that are kept, however large the budget. They are read once as a rule, the kernel
 /// keeps what went through FUSE, and memory that is used again while it is warm costs far less than new pages; so
 /// this needs to hold the readahead of a few streams and no more.
-const LARGE_MAX: usize = 128 << 20;
+const LARGE_MAX: usize = 64 << 20;
 
 /// How many large lines are kept that a stream has read to their end: enough for requests that overtake each other by
 /// a megabyte. Memory that is used again so soon is still in the processor's caches, and is not where it was read
-/// a hundred megabytes ago.
+/// sixty megabytes ago.
 const READ_OUT_MAX: usize = 32;
 
 /// Which of the two lists a line is in.

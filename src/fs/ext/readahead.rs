@@ -6,7 +6,7 @@ const FIRST_WINDOW: u64 = 128 << 10;
 /// Every stream gets so far ahead; further only one whose reader has to wait. What is fetched long before it is read
 /// has left the processor's caches by then.
 const EASY_WINDOW: u64 = 2 << 20;
-const LAST_WINDOW: u64 = 24 << 20;
+const LAST_WINDOW: u64 = 16 << 20;
 /// A hint goes out when the window has come to lack so much: a queue that runs dry between two hints is no queue.
 const HINT_MAX: u64 = 2 << 20;
 /// Readers with several requests under way arrive out of order by this much.
