@@ -14,6 +14,7 @@ use crate::common::can_run;
 use crate::damaged::{Damaged, NEEDS, list};
 use crate::walk::wait;
 
+/// `tune2fs -j` makes it in a mounted ext2, as `/.journal`; the kernel shows it like any other file.
 #[test]
 fn a_journal_that_has_a_name_is_read_like_any_file() {
     if !can_run("a_journal_that_has_a_name_is_read_like_any_file", NEEDS) {
@@ -99,7 +100,6 @@ fn contents_are_never_taken_from_the_file_systems_own_blocks() {
     }
 }
 
-/// `tune2fs -j` makes it in a mounted ext2, as `/.journal`; the kernel shows it like any other file.
 /// A device that reads no descriptors any more once it is told so.
 struct Failing {
     image: ImageFile,
